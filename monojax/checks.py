@@ -1,0 +1,145 @@
+"""Checks at public boundaries: what was found, what was expected, what to do."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def is_concrete(x: Any) -> bool:
+    """True if the values of ``x`` can be read now, that is, outside a transformation."""
+    return not isinstance(x, jax.core.Tracer)
+
+
+def check_points(points: Any, name: str = "points") -> jax.Array:
+    """Returns ``points`` as a floating array `[n, d]` with n >= 1 and, when concrete, finite.
+
+    Args:
+      points: array-like, shape `[n, d]`.
+      name: the argument's name in messages.
+
+    Returns:
+      The same values as a `jax.Array`.
+
+    Raises:
+      ValueError: if the shape is not `[n, d]`, there is no row, or a value is NaN or infinite
+        (values are checked outside `jit` only; shapes always).
+      TypeError: if the values are not floating point.
+    """
+    points = jnp.asarray(points)
+    if points.ndim != 2 or points.shape[0] == 0:
+        raise ValueError(
+            f"{name} must have shape [n, d] with n >= 1, got {points.shape}; "
+            "for one point pass point[None, :]."
+        )
+    if not jnp.issubdtype(points.dtype, jnp.floating):
+        raise TypeError(
+            f"{name} must be floating point to be differentiated at, got {points.dtype}; "
+            "convert with jnp.asarray(points, jnp.float32)."
+        )
+    if is_concrete(points):
+        bad = int(jnp.sum(~jnp.isfinite(points).all(axis=1)))
+        if bad:
+            raise ValueError(
+                f"{name} has {bad} of {points.shape[0]} rows with NaN or infinite values; "
+                "drop or impute them first."
+            )
+    return points
+
+
+def check_output(fn: Callable[[jax.Array], jax.Array], points: jax.Array) -> tuple[int, ...]:
+    """Shape of ``fn`` at one point, which must be `()` or `[c]` and floating.
+
+    Args:
+      fn: map of one example `[d]` to `()` or `[c]`.
+      points: shape `[n, d]`; only its width and dtype are used.
+
+    Returns:
+      `()` or `(c,)`.
+
+    Raises:
+      ValueError: if ``fn`` returns another rank, for example because it expects a batch.
+    """
+    one = jax.ShapeDtypeStruct(points.shape[1:], points.dtype)
+    out = jax.eval_shape(fn, one)
+    shape = getattr(out, "shape", None)
+    if shape is None or len(shape) > 1 or shape == (0,):
+        found = jax.tree.map(lambda leaf: leaf.shape, out)
+        raise ValueError(
+            f"fn must map one example of shape {points.shape[1:]} to a scalar or a vector [c], "
+            f"got output shape {found}; for a linen model use lambda x: model.apply(params, x)[..., 0]."
+        )
+    return shape
+
+
+def check_labels(labels: Any, num: int, num_outputs: int) -> jax.Array:
+    """Returns ``labels`` as integers `[num]`, in `[0, num_outputs)` when concrete.
+
+    Args:
+      labels: array-like of integers, shape `[num]`.
+      num: number of points the labels belong to.
+      num_outputs: number of classes c.
+
+    Returns:
+      int array, shape `[num]`.
+
+    Raises:
+      ValueError: on another shape, on non-integers, or on a label out of range.
+    """
+    if labels is None:
+        raise ValueError("outputs='label' needs labels, one integer per point; got None.")
+    labels = jnp.asarray(labels)
+    if labels.shape != (num,) or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            f"labels must be integers of shape ({num},), got {labels.dtype} of shape {labels.shape}."
+        )
+    if is_concrete(labels):
+        found = np.asarray(labels)
+        if found.min() < 0 or found.max() >= num_outputs:
+            raise ValueError(
+                f"labels must lie in [0, {num_outputs - 1}] for {num_outputs} outputs, "
+                f"got values from {found.min()} to {found.max()}."
+            )
+    return labels
+
+
+def check_box(low: Any, high: Any, width: int | None = None) -> tuple[jax.Array, jax.Array]:
+    """Returns the corners of a box as arrays `[d]`, checked to enclose something.
+
+    Args:
+      low: lower corner, shape `[d]`.
+      high: upper corner, shape `[d]`.
+      width: d, if it is known from elsewhere; scalars are then spread over it.
+
+    Returns:
+      ``(low, high)``, floating, shape `[d]` each.
+
+    Raises:
+      ValueError: if the shapes disagree, a value is not finite, or low > high somewhere.
+    """
+    low, high = jnp.asarray(low), jnp.asarray(high)
+    dtype = jnp.result_type(low, high, jnp.float32 if not jax.config.jax_enable_x64 else low)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        dtype = jnp.result_type(float)
+    low, high = low.astype(dtype), high.astype(dtype)
+    if width is not None and low.ndim == 0:
+        low = jnp.full((width,), low)
+    if width is not None and high.ndim == 0:
+        high = jnp.full((width,), high)
+    if low.ndim != 1 or low.shape != high.shape or (width is not None and low.shape != (width,)):
+        want = "[d]" if width is None else f"({width},)"
+        raise ValueError(
+            f"low and high must both have shape {want}, got {low.shape} and {high.shape}."
+        )
+    if is_concrete(low) and is_concrete(high):
+        lo, hi = np.asarray(low), np.asarray(high)
+        if not (np.isfinite(lo).all() and np.isfinite(hi).all()):
+            raise ValueError("low and high must be finite; give a bounded region.")
+        if (lo > hi).any():
+            i = int(np.flatnonzero(lo > hi)[0])
+            raise ValueError(
+                f"empty region: low > high at input {i} ({lo[i]:g} > {hi[i]:g}); swap or widen them."
+            )
+    return low, high

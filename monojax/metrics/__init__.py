@@ -1,0 +1,13 @@
+"""Measured properties. A metric can refute a property; :mod:`monojax.certify` proves one."""
+
+from monojax.metrics.monotonicity import (
+    MonotonicityReport,
+    monotonicity_report,
+    violation_rate,
+)
+
+__all__ = [
+    "MonotonicityReport",
+    "monotonicity_report",
+    "violation_rate",
+]

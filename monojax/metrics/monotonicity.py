@@ -1,0 +1,120 @@
+"""Measured monotonicity: the share of points where a function goes the wrong way."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from monojax.penalties import Outputs, _check, _signed_slopes
+
+
+class MonotonicityReport(NamedTuple):
+    """What was seen at the points: `[]` over all inputs, `[d]` per input (0 for free ones)."""
+
+    violation_rate: jax.Array
+    """`[]`: share of points where at least one input goes the wrong way."""
+    violation_rate_per_input: jax.Array
+    """`[d]`: share of points where this input goes the wrong way."""
+    worst_slope: jax.Array
+    """`[d]`: smallest signed slope seen; negative is a violation."""
+    mean_slope: jax.Array
+    """`[d]`: mean signed slope."""
+    penalty_per_input: jax.Array
+    """`[d]`: mean squared violation; sums to ``monotonicity_penalty(..., reduce="mean")``."""
+
+
+def violation_rate(
+    fn: Callable[[jax.Array], jax.Array],
+    points: jax.Array,
+    directions: Any,
+    *,
+    outputs: Outputs = "max",
+    labels: Any = None,
+    batch_size: int = 4096,
+) -> jax.Array:
+    r"""Share of points with a slope of the wrong sign, :math:`\hat\rho` of the paper.
+
+    A point counts once however many inputs fail; a slope of exactly 0 is no violation. It is
+    measured at these points: 0 does not prove monotonicity elsewhere.
+
+    Args:
+      fn: map of ONE example `[d]` to `()` or `[c]`.
+      points: float, shape `[n, d]`.
+      directions: integers `[d]` (`[c, d]` for "paired"): +1, -1 or 0 per input.
+      outputs: "max", "all", "label" or "paired", as in :func:`monojax.monotonicity_penalty`.
+      labels: integers `[n]`, for ``outputs="label"``.
+      batch_size: points evaluated at once, which bounds the memory.
+
+    Returns:
+      `[]` in [0, 1], float.
+
+    Raises:
+      ValueError: on wrong shapes, directions or options, on NaN in concrete points.
+
+    Reference:
+      Monteiro et al., UAI 2022, Table 2; strict inequality as in the authors' public code.
+    """
+
+    def fails(slopes):
+        return (slopes < 0).any()
+
+    return _over_points(fn, points, directions, outputs, labels, batch_size, fails).mean()
+
+
+def monotonicity_report(
+    fn: Callable[[jax.Array], jax.Array],
+    points: jax.Array,
+    directions: Any,
+    *,
+    outputs: Outputs = "max",
+    labels: Any = None,
+    batch_size: int = 4096,
+) -> MonotonicityReport:
+    """Violations, slopes and penalty per input, measured at ``points``.
+
+    With several outputs ("all", "paired") an input counts by its worst output.
+
+    Args:
+      fn: map of ONE example `[d]` to `()` or `[c]`.
+      points: float, shape `[n, d]`.
+      directions: as in :func:`violation_rate`.
+      outputs: as in :func:`violation_rate`.
+      labels: integers `[n]`, for ``outputs="label"``.
+      batch_size: points evaluated at once.
+
+    Returns:
+      MonotonicityReport.
+
+    Raises:
+      ValueError: as :func:`violation_rate`.
+    """
+
+    def per_point(slopes):
+        rows = slopes.reshape(-1, slopes.shape[-1])
+        return rows.min(axis=0), jnp.square(jnp.minimum(rows, 0)).sum(axis=0)
+
+    worst, squared = _over_points(fn, points, directions, outputs, labels, batch_size, per_point)
+    wrong = worst < 0
+    return MonotonicityReport(
+        violation_rate=wrong.any(axis=1).mean(),
+        violation_rate_per_input=wrong.mean(axis=0),
+        worst_slope=worst.min(axis=0),
+        mean_slope=worst.mean(axis=0),
+        penalty_per_input=squared.mean(axis=0),
+    )
+
+
+def _over_points(fn, points, directions, outputs, labels, batch_size, reduce_one):
+    """``reduce_one(slopes of one point)`` for every point, ``batch_size`` points at a time."""
+    points, directions, labels = _check(fn, points, directions, outputs, labels)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+
+    def one(example):
+        point, label = example
+        label = None if label is None else label[None]
+        _, slopes = _signed_slopes(fn, point[None], directions, outputs, label)
+        return reduce_one(slopes[0])
+
+    return jax.lax.map(one, (points, labels), batch_size=min(batch_size, len(points)))
