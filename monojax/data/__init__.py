@@ -1,0 +1,18 @@
+"""Data sets for experiments and tests: read, checked, split and scaled; numpy arrays out.
+
+Two small sets travel inside the package; the others are read from a folder that the user has,
+``data_dir=`` or the environment variable ``MONOJAX_DATA``. Nothing is ever downloaded. Importing
+this package costs numpy and the standard library only.
+"""
+
+from monojax.data.synthetic import SyntheticData, additive_monotone, additive_target
+from monojax.data.tabular import TABULAR_SETS, TabularData, load_tabular
+
+__all__ = [
+    "TABULAR_SETS",
+    "SyntheticData",
+    "TabularData",
+    "additive_monotone",
+    "additive_target",
+    "load_tabular",
+]
