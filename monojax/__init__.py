@@ -1,5 +1,7 @@
 """Monotone and bi-Lipschitz networks in JAX: soft, hard, dual and hidden ways to monotonicity."""
 
+__version__ = "0.1.0"
+
 from monojax import metrics, penalties
 from monojax.directions import check_directions
 from monojax.penalties import monotonicity_penalty, value_and_penalty
@@ -11,19 +13,20 @@ from monojax.regions import (
     random_train_points,
     uniform_points,
 )
-
-__version__ = "0.1.0"
+from monojax.saving import load, save
 
 __all__ = [
     "check_directions",
     "data_mixup_points",
     "data_range",
     "half_points",
+    "load",
     "metrics",
     "mixup_points",
     "monotonicity_penalty",
     "penalties",
     "random_train_points",
+    "save",
     "uniform_points",
     "value_and_penalty",
 ]

@@ -40,7 +40,8 @@ def check_points(points: Any, name: str = "points") -> jax.Array:
             "convert with jnp.asarray(points, jnp.float32)."
         )
     if is_concrete(points):
-        bad = int(jnp.sum(~jnp.isfinite(points).all(axis=1)))
+        # numpy: a concrete array inside a traced function must not become a tracer here.
+        bad = int(np.sum(~np.isfinite(np.asarray(points)).all(axis=1)))
         if bad:
             raise ValueError(
                 f"{name} has {bad} of {points.shape[0]} rows with NaN or infinite values; "
@@ -69,7 +70,8 @@ def check_output(fn: Callable[[jax.Array], jax.Array], points: jax.Array) -> tup
         found = jax.tree.map(lambda leaf: leaf.shape, out)
         raise ValueError(
             f"fn must map one example of shape {points.shape[1:]} to a scalar or a vector [c], "
-            f"got output shape {found}; for a linen model use lambda x: model.apply(params, x)[..., 0]."
+            f"got output shape {found}; for a linen model with one output use "
+            "lambda x: model.apply(params, x)[..., 0]."
         )
     return shape
 
@@ -93,7 +95,8 @@ def check_labels(labels: Any, num: int, num_outputs: int) -> jax.Array:
     labels = jnp.asarray(labels)
     if labels.shape != (num,) or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(
-            f"labels must be integers of shape ({num},), got {labels.dtype} of shape {labels.shape}."
+            f"labels must be integers of shape ({num},), "
+            f"got {labels.dtype} of shape {labels.shape}."
         )
     if is_concrete(labels):
         found = np.asarray(labels)
@@ -140,6 +143,7 @@ def check_box(low: Any, high: Any, width: int | None = None) -> tuple[jax.Array,
         if (lo > hi).any():
             i = int(np.flatnonzero(lo > hi)[0])
             raise ValueError(
-                f"empty region: low > high at input {i} ({lo[i]:g} > {hi[i]:g}); swap or widen them."
+                f"empty region: low > high at input {i} ({lo[i]:g} > {hi[i]:g}); "
+                "swap or widen them."
             )
     return low, high

@@ -117,4 +117,12 @@ def _over_points(fn, points, directions, outputs, labels, batch_size, reduce_one
         _, slopes = _signed_slopes(fn, point[None], directions, outputs, label)
         return reduce_one(slopes[0])
 
-    return jax.lax.map(one, (points, labels), batch_size=min(batch_size, len(points)))
+    examples, num = (points, labels), len(points)
+    if num <= batch_size:
+        return jax.vmap(one)(examples)
+    # Equal chunks, the last one filled up with copies of the first points: one program, not two.
+    chunks = -(-num // batch_size)
+    rows = jnp.arange(chunks * -(-num // chunks)) % num
+    batched = jax.tree.map(lambda a: a[rows].reshape(chunks, -1, *a.shape[1:]), examples)
+    out = jax.lax.map(jax.vmap(one), batched)
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:num], out)

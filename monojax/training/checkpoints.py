@@ -1,0 +1,171 @@
+"""Checkpoints by orbax: atomic, checked when read, with a way back when one is damaged."""
+
+import os
+import shutil
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from monojax.extras import require
+
+
+class CheckpointError(RuntimeError):
+    """No checkpoint of a directory could be read."""
+
+
+class Checkpoints:
+    """The latest few states of a run, each with a checksum and the loop's own bookkeeping.
+
+    Orbax writes in the background into a temporary directory and renames it when it is
+    complete, so a crash leaves the previous checkpoint as the latest.
+
+    Args:
+      directory: where to keep them; made absolute, as orbax asks.
+      keep: how many to keep. Two or more leave a way back from a damaged file.
+    """
+
+    def __init__(self, directory: str | os.PathLike, keep: int = 2):
+        """See the class."""
+        # Imported here, not with monojax: orbax costs half a second.
+        self._ocp = require("orbax.checkpoint", "train")
+        self.directory = Path(directory).absolute()
+        options = self._ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        self._manager = self._ocp.CheckpointManager(self.directory, options=options)
+
+    def save(self, step: int, state: Any, meta: dict[str, Any] | None = None) -> Path:
+        """Writes the state of ``step``; returns before the disk is done (see :meth:`wait`).
+
+        Args:
+          step: steps taken.
+          state: pytree of arrays; PRNG keys are allowed.
+          meta: JSON-able bookkeeping of the loop.
+
+        Returns:
+          The checkpoint's directory.
+        """
+        host = _to_host(state)
+        record = {"checksum": _checksum(host), "loop": meta or {}}
+        if step in self._manager.all_steps():
+            # The same run reached the same step again: the first copy stays unless it is bad.
+            try:
+                if self._read(step, state)[1] == record["loop"]:
+                    return self.directory / str(step)
+            except Exception:
+                pass
+            self._manager.delete(step)
+        args = self._ocp.args
+        self._manager.save(
+            step,
+            args=args.Composite(state=args.StandardSave(host), meta=args.JsonSave(record)),
+            force=True,
+        )
+        return self.directory / str(step)
+
+    def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
+        """The newest checkpoint that can be read; damaged ones are named and passed over.
+
+        A damaged checkpoint is moved aside (its name gets the ending ``.damaged``), never
+        deleted.
+
+        Args:
+          like: a state of the same structure, shapes and dtypes.
+
+        Returns:
+          ``(step, state, meta)``, or None if there is no checkpoint at all.
+
+        Raises:
+          CheckpointError: if there are checkpoints and none can be read.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        failures = []
+        for step in steps:
+            try:
+                state, meta = self._read(step, like)
+            except Exception as error:  # whatever orbax raises on a damaged file
+                failures.append(f"{self.directory / str(step)} ({_first_line(error)})")
+                continue
+            for failure in failures:
+                warnings.warn(
+                    f"checkpoint {failure} is damaged; going on from step {step}.", stacklevel=2
+                )
+            self._set_aside([s for s in steps if s > step])
+            return step, state, meta
+        if failures:
+            raise CheckpointError(
+                "no checkpoint can be read: "
+                + "; ".join(failures)
+                + ". Nothing was changed; to start again choose another work directory."
+            )
+        return None
+
+    def wait(self) -> None:
+        """Returns when everything saved so far is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits and releases orbax's threads."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def _read(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+        args = self._ocp.args
+        template = _to_host(like)
+        found = self._manager.restore(
+            step,
+            args=args.Composite(state=args.StandardRestore(template), meta=args.JsonRestore()),
+        )
+        if _checksum(found["state"]) != found["meta"]["checksum"]:
+            raise ValueError("its checksum does not agree with its content")
+        return _from_host(found["state"], like), found["meta"]["loop"]
+
+    def _set_aside(self, steps: list[int]) -> None:
+        for step in steps:
+            path = self.directory / str(step)
+            target = path.with_name(f"{step}.damaged")
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(path, target)
+        if steps:
+            self._manager.reload()
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _to_host(tree: Any) -> Any:
+    """Host arrays; PRNG keys as their raw data, which is what a file can hold."""
+    raw = jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, tree)
+    # An array of its own, so that a donated buffer cannot change under the background writer.
+    return jax.tree.map(lambda leaf: np.array(jax.device_get(leaf)), raw)
+
+
+def _from_host(tree: Any, like: Any) -> Any:
+    """Device arrays again, with the structure and the key types of ``like``."""
+
+    def put(leaf, model):
+        if _is_key(model):
+            return jax.random.wrap_key_data(jnp.asarray(leaf), impl=jax.random.key_impl(model))
+        return jnp.asarray(leaf)
+
+    leaves = map(put, jax.tree.leaves(tree), jax.tree.leaves(like))
+    return jax.tree.unflatten(jax.tree.structure(like), list(leaves))
+
+
+def _checksum(tree: Any) -> int:
+    """crc32 over names, shapes, dtypes and bytes of all leaves."""
+    total = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        leaf = np.asarray(leaf)
+        head = f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode()
+        total = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), zlib.crc32(head, total))
+    return total
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"

@@ -1,0 +1,261 @@
+"""The loop of every experiment: advance, watch, measure, checkpoint, resume."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from monojax.training.batches import Batches
+from monojax.training.checkpoints import Checkpoints
+from monojax.training.interrupts import Interrupts
+from monojax.training.workdir import open_workdir
+from monojax.training.writers import MetricsWriter, progress_bar
+
+Metrics = Mapping[str, Any]
+Advance = Callable[[Any, Any], tuple[Any, Metrics]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a call of :func:`fit` left."""
+
+    state: Any
+    """The state after the last step."""
+    steps: int
+    """Steps taken in all, earlier processes included."""
+    resumed_from: int
+    """The step at which this process took over; 0 for a run of its own."""
+    best: dict[str, Any] | None
+    """``{"step", "value"}`` of the best evaluation, if one was asked for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """When what happens, in steps."""
+
+    num_steps: int
+    steps_per_call: int = 1
+    log_every: int = 1
+    eval_every: int = 0
+    checkpoint_every: int = 0
+
+    def __post_init__(self):
+        """Checks that the parts fit together."""
+        for name in ("num_steps", "steps_per_call", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("num_steps", "log_every", "eval_every", "checkpoint_every"):
+            value = getattr(self, name)
+            if value % self.steps_per_call:
+                raise ValueError(
+                    f"{name} = {value} must be a multiple of steps_per_call = "
+                    f"{self.steps_per_call}, since one call takes that many steps."
+                )
+
+    def due(self, name: str, step: int) -> bool:
+        """True if ``name`` ("log", "eval", "checkpoint") is to happen after ``step``."""
+        every = getattr(self, f"{name}_every")
+        return step == self.num_steps or (every > 0 and step % every == 0)
+
+
+def fit(
+    state: Any,
+    advance: Advance,
+    *,
+    num_steps: int,
+    workdir: str | Path | None = None,
+    config: Any = None,
+    batches: Batches | None = None,
+    evaluate: Callable[[Any], Metrics] | None = None,
+    best: tuple[str, Literal["min", "max"]] | None = None,
+    steps_per_call: int = 1,
+    log_every: int = 1,
+    eval_every: int = 0,
+    checkpoint_every: int = 0,
+    keep: int = 2,
+    tensorboard: bool = True,
+    bar: Any = None,
+    name: str = "train",
+) -> Run:
+    """Trains ``state`` to ``num_steps``, resuming from ``workdir`` if it holds a part of the run.
+
+    In ``workdir`` go ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` (the
+    latest ``keep``) and ``best/``. A run killed at any point and started again ends with the
+    same bits as an unbroken one, provided that ``advance`` and ``batches`` are deterministic.
+
+    Args:
+      state: initial pytree; its memory may be donated by ``advance``.
+      advance: ``(state, batch) -> (state, metrics)``, compiled; takes ``steps_per_call`` steps.
+        ``metrics["loss"]`` is checked; with several steps a call its first axis is steps.
+      num_steps: total number of steps.
+      workdir: directory of the run; None keeps nothing on disk.
+      config: what identifies the run; a directory made with another one is refused.
+      batches: source of batches with `__next__`, `get_state`, `set_state`; None passes None.
+      evaluate: ``state -> metrics``, called every ``eval_every`` steps and at the end.
+      best: (metric of ``evaluate``, "min" or "max"): keep that state in ``best/``, too.
+      steps_per_call: steps that one call of ``advance`` takes.
+      log_every: steps between lines of metrics.
+      eval_every: steps between evaluations; 0 means at the end only.
+      checkpoint_every: steps between checkpoints; 0 means at the end only.
+      keep: number of checkpoints kept.
+      tensorboard: write TensorBoard files as well.
+      bar: a progress bar to advance; None makes one, False shows none.
+      name: shown in the bar and in messages.
+
+    Returns:
+      Run.
+
+    Raises:
+      FloatingPointError: at a non-finite loss, naming the step; nothing of that step or later
+        is saved.
+      WorkdirError: if the directory belongs to another config.
+      CheckpointError: if there are checkpoints and none can be read.
+      SystemExit: after Ctrl-C (code 130) or SIGTERM (143), with the state saved.
+    """
+    schedule = Schedule(num_steps, steps_per_call, log_every, eval_every, checkpoint_every)
+    with _Loop(state, schedule, workdir, config, batches, best, keep, tensorboard, name) as loop:
+        with _bar(bar, schedule, loop.step, name) as show, Interrupts() as interrupts:
+            while loop.step < num_steps:
+                loop.advance(advance)
+                show(steps_per_call)
+                if loop.due("log") or loop.due("eval") or loop.due("checkpoint"):
+                    loop.log()
+                if evaluate is not None and loop.due("eval"):
+                    loop.evaluate(evaluate)
+                if loop.due("checkpoint"):
+                    loop.save()
+                if interrupts.received is not None:
+                    loop.stop(interrupts)
+        return Run(loop.state, loop.step, loop.resumed_from, loop.best)
+
+
+class _Loop:
+    """State of a running loop and what it writes."""
+
+    def __init__(self, state, schedule, workdir, config, batches, best, keep, tensorboard, name):
+        self.state, self.schedule, self.batches, self.name = state, schedule, batches, name
+        self.step, self.best, self._best_rule, self.resumed_from = 0, None, best, 0
+        self._pending: list[tuple[int, Metrics]] = []
+        self.workdir = self._latest = self._best = self._writer = None
+        if workdir is None:
+            return
+        self.workdir = open_workdir(workdir, {} if config is None else config)
+        self._latest = Checkpoints(self.workdir / "checkpoints", keep)
+        if best is not None:
+            self._best = Checkpoints(self.workdir / "best", keep=1)
+        self._resume()
+        self._writer = MetricsWriter(self.workdir, self.step, tensorboard)
+
+    def _resume(self):
+        found = self._latest.restore(self.state)
+        if found is None:
+            return
+        self.step, self.state, meta = found
+        self.resumed_from, self.best = self.step, meta["best"]
+        if self.batches is not None:
+            self.batches.set_state(meta["batches"])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        for part in (self._writer, self._latest, self._best):
+            if part is not None:
+                part.close()
+
+    def due(self, what: str) -> bool:
+        return self.schedule.due(what, self.step)
+
+    def advance(self, advance: Advance):
+        batch = None if self.batches is None else next(self.batches)
+        self.state, metrics = advance(self.state, batch)
+        self.step += self.schedule.steps_per_call
+        self._pending.append((self.step, metrics))
+        # One call behind, so that the device is never waited for while it has work.
+        if len(self._pending) > 1:
+            self._check(*self._pending[-2])
+            del self._pending[:-1]
+
+    def _check(self, step: int, metrics: Metrics):
+        loss = np.asarray(jax.device_get(metrics["loss"]))
+        if np.isfinite(loss).all():
+            return
+        first = step - self.schedule.steps_per_call + 1
+        if self.schedule.steps_per_call > 1:
+            bad = ~np.isfinite(loss).reshape(len(loss), -1).all(axis=1)
+            first += int(np.argmax(bad))
+        kept = "" if self.workdir is None else f" The last good state is in {self.workdir}."
+        raise FloatingPointError(
+            f"{self.name}: the loss is not finite at step {first} ({loss.ravel()[:4]}); "
+            f"lower the learning rate or the penalty's weight, or check the data.{kept}"
+        )
+
+    def log(self):
+        step, metrics = self._pending[-1]
+        self._check(step, metrics)
+        if self._writer is not None:
+            values = jax.device_get(dict(metrics))
+            if self.schedule.steps_per_call > 1:  # the mean over the steps of the call
+                values = {key: np.asarray(value).mean(axis=0) for key, value in values.items()}
+            self._writer.write(step, values)
+
+    def evaluate(self, evaluate):
+        metrics = jax.device_get(dict(evaluate(self.state)))
+        if self._writer is not None:
+            self._writer.write(self.step, metrics)
+        if self._best_rule is None:
+            return
+        key, rule = self._best_rule
+        if key not in metrics:
+            raise ValueError(f"best asks for {key!r}, but evaluate gave {sorted(metrics)}.")
+        value = float(metrics[key])
+        sign = 1 if rule == "min" else -1
+        if self.best is None or sign * value < sign * self.best["value"]:
+            self.best = {"step": self.step, "value": value}
+            if self._best is not None:
+                self._best.save(self.step, self.state, self.best)
+
+    def save(self) -> Path | None:
+        if self._latest is None:
+            return None
+        position = None if self.batches is None else self.batches.get_state()
+        if self._best is not None:
+            self._best.wait()  # "latest" must not name a best that is not on disk yet
+        return self._latest.save(self.step, self.state, {"best": self.best, "batches": position})
+
+    def stop(self, interrupts: Interrupts):
+        self._check(*self._pending[-1])
+        path = self.save()
+        if self._latest is not None:
+            self._latest.wait()
+        where = "nothing was kept (no workdir)" if path is None else f"saved {path}"
+        print(
+            f"\n{self.name}: interrupted at step {self.step}; {where}."
+            + ("" if path is None else " Run the same command again to go on."),
+            file=sys.stderr,
+        )
+        raise SystemExit(interrupts.exit_code)
+
+
+@contextmanager
+def _bar(bar: Any, schedule: Schedule, done: int, name: str) -> Iterator[Callable[[int], Any]]:
+    """A function to call with the number of steps taken; shows the bar it is given or its own."""
+    if bar is False:
+        yield lambda steps: None
+    elif bar is not None:
+        bar.set_postfix_str(name)
+        if done:
+            bar.update(done)
+        yield bar.update
+    else:
+        own = progress_bar(schedule.num_steps, name)
+        own.update(done)
+        try:
+            yield own.update
+        finally:
+            own.close()

@@ -1,0 +1,133 @@
+"""A work directory belongs to one config: it is resumed, or refused, never overwritten."""
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+CONFIG = "config.json"
+
+
+class WorkdirError(ValueError):
+    """The directory cannot be used for this run; nothing in it was changed."""
+
+
+def open_workdir(path: str | os.PathLike, config: Any) -> Path:
+    """Creates a work directory for ``config``, or opens the one that this config made.
+
+    Args:
+      path: the directory; created with its parents if absent.
+      config: a mapping of JSON-able values, or an object with `to_dict` (ml_collections).
+
+    Returns:
+      The absolute path.
+
+    Raises:
+      WorkdirError: if the directory holds something else, or was made with another config;
+        the message lists the keys that differ. Nothing is changed then.
+    """
+    path = Path(path).absolute()
+    wanted = plain_config(config)
+    if path.exists() and not path.is_dir():
+        raise WorkdirError(f"{path} is a file; give a directory for the results.")
+    if path.is_dir() and any(path.iterdir()):
+        _check_same(path, wanted)
+    else:
+        path.mkdir(parents=True, exist_ok=True)
+        write_atomically(path / CONFIG, json.dumps(wanted, indent=2, sort_keys=True) + "\n")
+    return path
+
+
+def plain_config(config: Any) -> dict[str, Any]:
+    """The config as plain JSON data (tuples become lists), the form it is compared in.
+
+    Args:
+      config: a mapping, or an object with `to_dict`.
+
+    Returns:
+      Nested dictionaries.
+
+    Raises:
+      TypeError: if a value has no JSON form.
+    """
+    data = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    return json.loads(json.dumps(data))
+
+
+def write_atomically(path: str | os.PathLike, content: str | bytes) -> Path:
+    """Writes a file so that a reader, or a crash, sees the old content or the new, never half.
+
+    Args:
+      path: the file; its directory must exist.
+      content: text (UTF-8) or bytes.
+
+    Returns:
+      The path.
+    """
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return path
+
+
+def machine() -> str:
+    """One line on where a result was computed: processor kind and count, Python, jax."""
+    import jax
+
+    kinds = sorted({device.device_kind for device in jax.devices()})
+    python = ".".join(map(str, sys.version_info[:3]))
+    return (
+        f"{jax.device_count()} x {', '.join(kinds)} ({os.cpu_count()} cores), "
+        f"Python {python}, jax {jax.__version__}"
+    )
+
+
+def _check_same(path: Path, wanted: dict[str, Any]) -> None:
+    """Raises unless the directory was made with the wanted config."""
+    file = path / CONFIG
+    if not file.exists():
+        raise WorkdirError(
+            f"{path} is not empty and holds no {CONFIG}, so it is no work directory of monojax; "
+            "choose another --workdir."
+        )
+    try:
+        found = json.loads(file.read_text())
+    except ValueError as error:
+        raise WorkdirError(f"{file} is damaged ({error}); choose another --workdir.") from error
+    differences = list(_differences(found, wanted))
+    if differences:
+        raise WorkdirError(
+            f"{path} belongs to another config: "
+            + "; ".join(differences[:8])
+            + ". Choose another --workdir, or use the same config to resume this one."
+        )
+
+
+def _differences(found: Any, wanted: Any, key: str = ""):
+    """Yields 'key: found in the directory, wanted now' for every leaf that differs."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for name in sorted(found.keys() | wanted.keys()):
+            missing = "(absent)"
+            yield from _differences(
+                found.get(name, missing), wanted.get(name, missing), f"{key}.{name}".lstrip(".")
+            )
+    elif found != wanted:
+        yield f"{key} is {found!r} there and {wanted!r} now"
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,1 @@
+"""Experiments: one file each, one config each. Run with `python -m train`."""

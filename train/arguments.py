@@ -1,0 +1,130 @@
+"""The command line of `python -m train`: a config file, its mode, overrides, a work directory."""
+
+import argparse
+import ast
+import difflib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+
+class UsageError(ValueError):
+    """A mistake in the command; the message says what was found and what there is."""
+
+
+def parse(argv: list[str], configs: Path) -> tuple[Any, Path]:
+    """Reads the command line.
+
+    Args:
+      argv: arguments without the program's name.
+      configs: the folder of config files, for names and near matches.
+
+    Returns:
+      ``(config, workdir)``: a locked ml_collections.ConfigDict and the directory to use.
+
+    Raises:
+      UsageError: on an unknown file, mode, key or flag, or on a value of another type.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m train",
+        description="Runs an experiment. Without arguments: the main job.",
+        epilog="--config.KEY=VALUE changes a value of the config; nested keys are joined by dots.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", default="main", help="FILE.py[:mode], or its name in configs/")
+    parser.add_argument("--workdir", default=None, help="directory of the run (runs/NAME)")
+    known, rest = parser.parse_known_args(argv)
+    file, _, mode = known.config.partition(":")
+    config = load_config(_find(file, configs), mode)
+    for text in rest:
+        _override(config, text)
+    name = Path(file).stem + (f"-{mode}" if mode else "")
+    return config, Path(known.workdir or Path("runs") / name)
+
+
+def load_config(path: Path, mode: str = "") -> Any:
+    """Runs a config file's `get_config`.
+
+    Args:
+      path: the file.
+      mode: passed to `get_config` if not empty.
+
+    Returns:
+      A locked ConfigDict.
+
+    Raises:
+      UsageError: if the file has no `get_config`, or does not know the mode.
+    """
+    spec = importlib.util.spec_from_file_location(f"train_config_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UsageError(f"{path} has no function get_config; is it a config file?")
+    try:
+        config = module.get_config(mode) if mode else module.get_config()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return config.lock()
+
+
+def _find(name: str, configs: Path) -> Path:
+    """The config file: a path, or a name in the folder of configs."""
+    for path in (Path(name), configs / name, configs / f"{name}.py"):
+        if path.is_file():
+            return path
+    known = sorted(path.stem for path in configs.glob("*.py") if path.stem != "__init__")
+    raise UsageError(f"no config {name!r}; {near(Path(name).stem, known)}")
+
+
+def _override(config: Any, text: str) -> None:
+    """Applies one --config.KEY=VALUE."""
+    if not text.startswith("--config.") or "=" not in text:
+        flags = ["--config", "--workdir", "--config.KEY=VALUE", "--help"]
+        raise UsageError(f"unknown argument {text!r}; {near(text.split('=')[0], flags)}")
+    key, _, value = text.removeprefix("--config.").partition("=")
+    node = config
+    *parents, last = key.split(".")
+    for i, part in enumerate([*parents, last]):
+        if not hasattr(node, "keys") or part not in node:
+            where = ".".join(["config", *parents[:i]])
+            names = sorted(node.keys()) if hasattr(node, "keys") else []
+            raise UsageError(f"{where} has no key {part!r}; {near(part, names)}")
+        if part is not last or i < len(parents):
+            node = node[part]
+    _assign(node, last, value, key)
+
+
+def _assign(node: Any, name: str, value: str, key: str) -> None:
+    """Sets a value, converted to the type that the config has there."""
+    old = node[name]
+    try:
+        new = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        new = value
+    if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
+        new = float(new)
+    if isinstance(old, tuple) and isinstance(new, list):
+        new = tuple(new)
+    if old is not None and type(new) is not type(old):
+        raise UsageError(
+            f"--config.{key} takes a {type(old).__name__} (now {old!r}), "
+            f"got {value!r}, a {type(new).__name__}."
+        )
+    node[name] = new
+
+
+def near(name: str, known: list[str]) -> str:
+    """The closest of the known names as a question, or all of them.
+
+    Args:
+      name: what was typed.
+      known: what exists.
+
+    Returns:
+      Text to end an error with.
+    """
+    matches = difflib.get_close_matches(name, known, n=3)
+    if matches:
+        return f"did you mean {' or '.join(matches)}?"
+    return f"there is: {', '.join(known) or 'nothing'}."

@@ -1,0 +1,209 @@
+"""Tables and pictures of the penalty experiments."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from monojax.training import Table, interval, write_atomically
+from monojax.training.workdir import machine
+from train.problems import Problem
+
+TITLES = {
+    "none": "no penalty",
+    "random": "random points",
+    "train": "training batch",
+    "mixup": "mixup",
+    "data_mixup": "data-only mixup",
+    "random_train": "random + train",
+    "half": "half random, half mixup",
+}
+COLUMNS = {
+    "valid_rmse": "RMSE valid",
+    "test_rmse": "RMSE test",
+    "rho_random": "rho random %",
+    "rho_train": "rho train %",
+    "rho_mixup": "rho mixup %",
+    "rho_test": "rho test %",
+    "best_epoch": "best epoch",
+}
+# Monteiro et al., UAI 2022, supplement, Tables 1 and 2 (|M|/D: kind: four numbers).
+PUBLISHED = {
+    "20/100": {
+        "none": (0.007, 0.107, 99.90, 99.99),
+        "random": (0.008, 0.117, 0.00, 3.49),
+        "train": (0.008, 0.115, 1.30, 0.36),
+        "mixup": (0.008, 0.114, 0.00, 0.35),
+    },
+    "40/200": {
+        "none": (0.006, 0.082, 97.92, 94.96),
+        "random": (0.006, 0.081, 0.00, 4.62),
+        "train": (0.006, 0.086, 4.00, 0.58),
+        "mixup": (0.007, 0.084, 0.00, 0.44),
+    },
+    "80/400": {
+        "none": (0.007, 0.087, 98.47, 96.56),
+        "random": (0.007, 0.093, 0.01, 11.36),
+        "train": (0.007, 0.089, 9.67, 0.25),
+        "mixup": (0.008, 0.088, 0.00, 0.26),
+    },
+    "100/500": {
+        "none": (0.011, 0.146, 93.98, 90.01),
+        "random": (0.012, 0.125, 0.02, 19.90),
+        "train": (0.012, 0.134, 9.25, 5.57),
+        "mixup": (0.012, 0.134, 0.00, 0.42),
+    },
+}
+
+
+def penalty_report(
+    problem: Problem, model, params: dict[str, Any], figures: dict, config: Any, workdir: Path
+) -> None:
+    """Writes a problem's table, its numbers per seed, and its partial-dependence picture.
+
+    Args:
+      problem: data and directions.
+      model: linen module.
+      params: kind to variables with leaves `[seeds, ...]`.
+      figures: kind to column to values `[seeds]`.
+      config: the experiment's config.
+      workdir: where to.
+    """
+    header = ["penalty on", *COLUMNS.values()]
+    table = Table(header, f"{problem.title}; {config.seeds} seeds, mean ± 95% interval")
+    for kind, row in figures.items():
+        table.add(TITLES[kind], *(cell(key, row[key]) for key in COLUMNS))
+    table.write(workdir, problem.name, provenance(config))
+    numbers = jax.tree.map(lambda values: np.asarray(values).tolist(), figures)
+    write_atomically(Path(workdir) / f"{problem.name}.json", json.dumps(numbers, indent=1) + "\n")
+    plot_dependence(problem, model, params, Path(workdir) / f"{problem.name}_dependence.png")
+    sys.stderr.flush()
+    print("\n" + table.markdown(), flush=True)
+
+
+def cell(column: str, values: Any) -> str:
+    """A table cell: mean and interval, rates in percent.
+
+    Args:
+      column: key of `COLUMNS`.
+      values: one per seed.
+
+    Returns:
+      Text.
+    """
+    scale, digits = (100, 2) if column.startswith("rho") else (1, 4)
+    digits = 0 if column == "best_epoch" else digits
+    mean, half = interval(np.asarray(values) * scale)
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+
+def paper_tables(results: dict[str, Any], config: Any, workdir: Path) -> None:
+    """Tables 1 and 2 of the paper, each cell as "ours ± interval (published)".
+
+    Args:
+      results: problem to kind to column to values `[seeds]`.
+      config: the experiment's config.
+      workdir: where to.
+    """
+    parts = {"table1": ("valid_rmse", "test_rmse"), "table2": ("rho_random", "rho_test")}
+    for number, (name, columns) in enumerate(parts.items()):
+        sizes = {
+            problem: f"{o.num_monotone}/{o.num_inputs}"
+            for problem, o in config.problems.items()
+            if o.data == "synthetic"
+        }
+        header = [f"{COLUMNS[c]} {size}" for size in sizes.values() for c in columns]
+        title = f"Table {number + 1}: ours over {config.seeds} seeds (published mean)"
+        table = Table(["penalty on", *header], title)
+        for kind in config.kinds:
+            cells = []
+            for problem, size in sizes.items():
+                for i, column in enumerate(columns):
+                    published = PUBLISHED.get(size, {}).get(kind)
+                    text = cell(column, results[problem][kind][column])
+                    shown = "" if published is None else f" ({published[2 * number + i]:g})"
+                    cells.append(text + shown)
+            table.add(TITLES[kind], *cells)
+        table.write(workdir, name, provenance(config))
+        print("\n" + table.markdown(), flush=True)
+
+
+def provenance(config: Any) -> str:
+    """Command, mode, date and machine of a result, for the foot of a table.
+
+    Args:
+      config: the experiment's config.
+
+    Returns:
+      One line.
+    """
+    command = " ".join(["python -m train", *sys.argv[1:]])
+    day = time.strftime("%Y-%m-%d", time.gmtime())
+    return f"`{command}` (mode {config.mode}), {day}, {machine()}."
+
+
+def plot_dependence(problem: Problem, model, params: dict[str, Any], path: Path) -> None:
+    """Partial dependence of the monotone inputs, one row an input, one column a model.
+
+    Partial dependence (Friedman 2001, section 8.2): the mean output over validation rows when one
+    input is set to each value of a grid. A line per seed, red where it goes the wrong way.
+
+    Args:
+      problem: data and directions.
+      model: linen module.
+      params: kind to variables with leaves `[seeds, ...]`.
+      path: the PNG.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = problem.monotone[:3]
+    grid = jnp.linspace(0, 1, 41)
+    x = jnp.asarray(problem.arrays["x_valid"][:256])
+
+    @jax.jit
+    def curves(seeds):
+        def one(variables):
+            def mean(column, value):
+                return model.apply(variables, x.at[:, column].set(value)).mean()
+
+            over_grid = jax.vmap(mean, in_axes=(None, 0))
+            return jax.vmap(over_grid, in_axes=(0, None))(jnp.asarray(columns), grid)
+
+        return jax.lax.map(one, seeds)
+
+    figure = Figure(figsize=(3 * len(params), 2.6 * len(columns) + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(columns), len(params), sharey="row", sharex="row", squeeze=False)
+    for j, (kind, seeds) in enumerate(params.items()):
+        values = np.asarray(curves(seeds)) * problem.target_scale + problem.target_low
+        for i, column in enumerate(columns):
+            axis, sign = axes[i][j], problem.directions[column]
+            raw = problem.low[column] + np.asarray(grid) * (
+                problem.high[column] - problem.low[column]
+            )
+            for line in values[:, i]:
+                _draw(axis, raw, line, np.diff(line) * sign < 0)
+            axis.set_xlabel(problem.columns[column])
+            if i == 0:
+                axis.set_title(TITLES[kind])
+            if j == 0:
+                axis.set_ylabel(f"mean {problem.target}")
+    sense = {1: "increasing", -1: "decreasing"}
+    wanted = ", ".join(f"{problem.columns[c]} {sense[int(problem.directions[c])]}" for c in columns)
+    figure.suptitle(f"{problem.name}: {wanted}; red = wrong way; one line a seed", fontsize=10)
+    partial = path.with_name(f".{path.name}")
+    figure.savefig(partial, dpi=110, format="png")
+    partial.replace(path)
+
+
+def _draw(axis, x: np.ndarray, y: np.ndarray, wrong: np.ndarray) -> None:
+    """One curve with its wrong pieces in red."""
+    axis.plot(x, y, color="tab:blue", linewidth=1, alpha=0.8)
+    pieces = np.where(np.append(wrong, False) | np.append(False, wrong), y, np.nan)
+    axis.plot(x, pieces, color="tab:red", linewidth=1.6)
