@@ -148,10 +148,11 @@ def provenance(config: Any) -> str:
 
 
 def plot_dependence(problem: Problem, model, params: dict[str, Any], path: Path) -> None:
-    """Partial dependence of the monotone inputs, one row an input, one column a model.
+    """What the models do along the monotone inputs: one row an input, one column a model.
 
-    Partial dependence (Friedman 2001, section 8.2): the mean output over validation rows when one
-    input is set to each value of a grid. A line per seed, red where it goes the wrong way.
+    Thin lines are single validation rows under the first seed's model (individual conditional
+    expectations, Goldstein et al. 2015); thick lines their mean, one per seed (partial
+    dependence, Friedman 2001). Red: the wrong way.
 
     Args:
       problem: data and directions.
@@ -163,47 +164,55 @@ def plot_dependence(problem: Problem, model, params: dict[str, Any], path: Path)
     from matplotlib.figure import Figure
 
     columns = problem.monotone[:3]
-    grid = jnp.linspace(0, 1, 41)
-    x = jnp.asarray(problem.arrays["x_valid"][:256])
-
-    @jax.jit
-    def curves(seeds):
-        def one(variables):
-            def mean(column, value):
-                return model.apply(variables, x.at[:, column].set(value)).mean()
-
-            over_grid = jax.vmap(mean, in_axes=(None, 0))
-            return jax.vmap(over_grid, in_axes=(0, None))(jnp.asarray(columns), grid)
-
-        return jax.lax.map(one, seeds)
-
+    grid = np.linspace(0, 1, 41, dtype=np.float32)
+    single, mean = _curves(problem, model, columns, grid)
     figure = Figure(figsize=(3 * len(params), 2.6 * len(columns) + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(columns), len(params), sharey="row", sharex="row", squeeze=False)
     for j, (kind, seeds) in enumerate(params.items()):
-        values = np.asarray(curves(seeds)) * problem.target_scale + problem.target_low
+        thin = np.asarray(single(jax.tree.map(lambda leaf: leaf[0], seeds)))
+        thick = np.asarray(jax.lax.map(mean, seeds)).swapaxes(0, 1)
         for i, column in enumerate(columns):
-            axis, sign = axes[i][j], problem.directions[column]
-            raw = problem.low[column] + np.asarray(grid) * (
-                problem.high[column] - problem.low[column]
-            )
-            for line in values[:, i]:
-                _draw(axis, raw, line, np.diff(line) * sign < 0)
+            axis = axes[i][j]
+            raw = problem.low[column] + grid * (problem.high[column] - problem.low[column])
+            _draw(axis, raw, thin[i], problem.directions[column], "0.6", 0.5)
+            _draw(axis, raw, thick[i], problem.directions[column], "tab:blue", 1.5)
             axis.set_xlabel(problem.columns[column])
             if i == 0:
                 axis.set_title(TITLES[kind])
             if j == 0:
-                axis.set_ylabel(f"mean {problem.target}")
+                axis.set_ylabel(problem.target)
     sense = {1: "increasing", -1: "decreasing"}
     wanted = ", ".join(f"{problem.columns[c]} {sense[int(problem.directions[c])]}" for c in columns)
-    figure.suptitle(f"{problem.name}: {wanted}; red = wrong way; one line a seed", fontsize=10)
+    figure.suptitle(
+        f"{problem.name}: {wanted}. Blue: mean, a line per seed; grey: single rows, first seed; "
+        "red: the wrong way",
+        fontsize=9,
+    )
     partial = path.with_name(f".{path.name}")
     figure.savefig(partial, dpi=110, format="png")
     partial.replace(path)
 
 
-def _draw(axis, x: np.ndarray, y: np.ndarray, wrong: np.ndarray) -> None:
-    """One curve with its wrong pieces in red."""
-    axis.plot(x, y, color="tab:blue", linewidth=1, alpha=0.8)
-    pieces = np.where(np.append(wrong, False) | np.append(False, wrong), y, np.nan)
-    axis.plot(x, pieces, color="tab:red", linewidth=1.6)
+def _curves(problem: Problem, model, columns: list[int], grid: np.ndarray):
+    """Two jitted functions of one seed's variables: `[inputs, 40, grid]` and `[inputs, grid]`."""
+    x = jnp.asarray(problem.arrays["x_valid"][:256])
+
+    def rows(variables, x):
+        def at(column, value):
+            return model.apply(variables, x.at[:, column].set(value))
+
+        over_grid = jax.vmap(at, in_axes=(None, 0), out_axes=1)
+        values = jax.vmap(over_grid, in_axes=(0, None))(jnp.asarray(columns), jnp.asarray(grid))
+        return values * problem.target_scale + problem.target_low
+
+    single = jax.jit(lambda variables: rows(variables, x[:40]))
+    return single, jax.jit(lambda variables: rows(variables, x).mean(axis=1))
+
+
+def _draw(axis, x, curves, direction, color, width) -> None:
+    """Curves `[lines, grid]`, with the pieces that go the wrong way in red."""
+    wrong = np.diff(curves, axis=1) * direction < 0
+    touched = np.pad(wrong, ((0, 0), (0, 1))) | np.pad(wrong, ((0, 0), (1, 0)))
+    axis.plot(x, curves.T, color=color, linewidth=width)
+    axis.plot(x, np.where(touched, curves, np.nan).T, color="tab:red", linewidth=width * 1.3)

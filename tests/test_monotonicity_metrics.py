@@ -1,0 +1,83 @@
+"""Violation rates and reports against counts in numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import monojax as mj
+
+
+def wave(x):
+    """f = x0^2 + x1; slope 2 x0 in the first input, 1 in the second."""
+    return x[0] ** 2 + x[1]
+
+
+X = jnp.stack([jnp.linspace(-1, 1, 21), jnp.zeros(21)], axis=1)  # ten points left of 0, one at 0
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 20, 21, 4096])
+def test_rate_counts_strict_violations_once_per_point(batch_size):
+    """x0 = 0 has slope 0, which is no violation; a point with two failures counts once."""
+    x = np.asarray(X[:, 0])
+    for directions, want in [
+        ((1, 0), (x < 0).mean()),
+        ((-1, 0), (x > 0).mean()),
+        ((1, -1), 1.0),
+        ((0, 1), 0.0),
+        ((0, 0), 0.0),
+    ]:
+        got = mj.metrics.violation_rate(wave, X, directions, batch_size=batch_size)
+        assert float(got) == pytest.approx(want)
+
+
+@pytest.mark.parametrize("batch_size", [6, 100])
+def test_report_per_input(batch_size):
+    report = mj.metrics.monotonicity_report(wave, X, (1, -1), batch_size=batch_size)
+    x = np.float64(X[:, 0])
+    assert float(report.violation_rate) == 1.0
+    np.testing.assert_allclose(report.violation_rate_per_input, [(x < 0).mean(), 1])
+    np.testing.assert_allclose(report.worst_slope, [-2, -1], rtol=1e-6)
+    np.testing.assert_allclose(report.mean_slope, [0, -1], atol=1e-6)
+    np.testing.assert_allclose(
+        report.penalty_per_input, [(np.minimum(2 * x, 0) ** 2).mean(), 1], rtol=1e-6
+    )
+    total = mj.monotonicity_penalty(wave, X, (1, -1))
+    np.testing.assert_allclose(report.penalty_per_input.sum(), total, rtol=1e-6)
+
+
+def test_outputs_and_labels_follow_the_points_through_chunks():
+    """Output k of a diagonal map rises in input k alone, by (-1)^k."""
+    fn = lambda x: x * jnp.array([1.0, -1.0, 1.0])
+    points = jax.random.normal(jax.random.key(0), (11, 3))
+    labels = jnp.arange(11) % 3
+    rate = mj.metrics.violation_rate(
+        fn, points, (1, 1, 1), outputs="label", labels=labels, batch_size=4
+    )
+    assert float(rate) == pytest.approx((np.asarray(labels) == 1).mean())
+    paired = mj.metrics.violation_rate(fn, points, np.diag([1, -1, 1]), outputs="paired")
+    assert float(paired) == 0.0
+    assert float(mj.metrics.violation_rate(fn, points, (1, 1, 1), outputs="all")) == 1.0
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    weights=st.lists(st.floats(-3, 3, width=32), min_size=3, max_size=3),
+    directions=st.lists(st.sampled_from([-1, 0, 1]), min_size=3, max_size=3),
+)
+def test_a_linear_function_violates_everywhere_or_nowhere(weights, directions):
+    """Subnormal products may flush to zero, as XLA does; zero is no violation."""
+    w = np.float32(weights)
+    w = np.where(np.abs(w) < 1e-30, 0, w)
+    rate = RATE(jnp.asarray(w), jnp.asarray(directions))
+    assert float(rate) == float((w * directions < 0).any())
+
+
+RATE = jax.jit(lambda w, d: mj.metrics.violation_rate(lambda x: w @ x, jnp.ones((3, 3)), d))
+
+
+def test_bad_batch_size():
+    with pytest.raises(ValueError, match="batch_size"):
+        mj.metrics.violation_rate(wave, X, (1, 0), batch_size=0)
