@@ -32,7 +32,7 @@ def save(
     Args:
       path: the folder; must not exist yet unless ``overwrite``.
       module: linen module; its fields must be numbers, strings, None, sequences, dictionaries,
-        dtypes, other modules, or functions of `jax.nn`, `jax.numpy` or `flax.linen`.
+        dtypes, other modules, functions of `jax.nn`, `jax.numpy` or `flax.linen`, or defaults.
       variables: its variables, as `module.init` returns them.
       overwrite: replace a model that is there.
 
@@ -106,12 +106,7 @@ def _encode(value: Any, where: str) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, nn.Module):
-        fields = {
-            f.name: _encode(getattr(value, f.name), f"{where}.{f.name}")
-            for f in dataclasses.fields(value)
-            if f.init and f.name not in ("parent",)
-        }
-        return {"$module": _class_name(type(value)), "fields": fields}
+        return {"$module": _class_name(type(value)), "fields": _encode_fields(value, where)}
     if isinstance(value, (tuple, list)):
         items = [_encode(v, f"{where}[{i}]") for i, v in enumerate(value)]
         return {"$tuple": items} if isinstance(value, tuple) else items
@@ -128,6 +123,21 @@ def _encode(value: Any, where: str) -> Any:
         f"{where} = {value!r} cannot be saved; use a function of "
         f"{', '.join(_FUNCTION_ROOMS)} or plain data there."
     )
+
+
+def _encode_fields(module: nn.Module, where: str) -> dict[str, Any]:
+    """Every field by name, defaults included: a later version's default must not change a model."""
+    fields = {}
+    for field in dataclasses.fields(module):
+        value = getattr(module, field.name)
+        if not field.init or field.name == "parent":
+            continue
+        try:
+            fields[field.name] = _encode(value, f"{where}.{field.name}")
+        except TypeError:
+            if value is not field.default:  # a default without a name (an initialiser) comes back
+                raise
+    return fields
 
 
 def _decode(value: Any, known: dict[str, type[nn.Module]]) -> Any:

@@ -119,6 +119,7 @@ class Checkpoints:
             step,
             args=args.Composite(state=args.StandardRestore(template), meta=args.JsonRestore()),
         )
+        _check_like(found["state"], template)
         if _checksum(found["state"]) != found["meta"]["checksum"]:
             raise ValueError("its checksum does not agree with its content")
         return _from_host(found["state"], like), found["meta"]["loop"]
@@ -154,6 +155,17 @@ def _from_host(tree: Any, like: Any) -> Any:
 
     leaves = map(put, jax.tree.leaves(tree), jax.tree.leaves(like))
     return jax.tree.unflatten(jax.tree.structure(like), list(leaves))
+
+
+def _check_like(found: Any, template: Any) -> None:
+    """Raises if a leaf has another shape or dtype than the running program's."""
+    leaves = jax.tree_util.tree_leaves_with_path(found)
+    for (path, leaf), model in zip(leaves, jax.tree.leaves(template), strict=True):
+        if leaf.shape != model.shape or leaf.dtype != model.dtype:
+            raise ValueError(
+                f"{jax.tree_util.keystr(path)} is {leaf.dtype}{list(leaf.shape)} there and "
+                f"{model.dtype}{list(model.shape)} in this program"
+            )
 
 
 def _checksum(tree: Any) -> int:

@@ -94,7 +94,7 @@ def train_step(
         loss, metrics, grads, model_state = jax.lax.pmean(
             (loss, metrics, grads, model_state), axis_name
         )
-    metrics["grad_norm"] = optax.global_norm(grads)
+    metrics["grad_norm"] = jnp.sqrt(sum(jnp.vdot(g, g).real for g in jax.tree.leaves(grads)))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     state = state.replace(
         step=state.step + 1,

@@ -1,0 +1,330 @@
+"""The loop: resuming, guarding, stopping, refusing."""
+
+import json
+import os
+import signal
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from monojax import training
+
+X = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+Y = X @ np.float32([1, -2, 3])
+OPTIMIZER = optax.adam(1e-2)
+
+
+def loss_fn(params, model_state, batch, key, axis_name):
+    noise = jax.random.normal(key, ())  # the run's randomness must resume, too
+    error = jnp.mean(jnp.square(batch["x"] @ params["w"] + 0.01 * noise - batch["y"]))
+    return error, (model_state, {})
+
+
+STEP = training.jit_step(loss_fn, OPTIMIZER)
+
+
+def fresh():
+    return training.create_state(jax.random.key(0), {"w": jnp.zeros(3)}, OPTIMIZER)
+
+
+def batches():
+    return training.ArrayBatches({"x": X, "y": Y}, 8, seed=3)
+
+
+def evaluate(state):
+    return {"valid": jnp.mean(jnp.square(X @ state.params["w"] - Y))}
+
+
+def go(workdir, num_steps=20, step=STEP, config=None, **options):
+    defaults = dict(
+        batches=batches(),
+        evaluate=evaluate,
+        best=("valid", "min"),
+        eval_every=5,
+        checkpoint_every=5,
+        bar=False,
+        tensorboard=False,
+    )
+    return training.fit(
+        fresh(),
+        step,
+        num_steps=num_steps,
+        workdir=workdir,
+        config={"lr": 0.01, "model": {"width": 3}} if config is None else config,
+        **{**defaults, **options},
+    )
+
+
+def same_bits(a, b):
+    for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def stopping(at):
+    """A step that sends this process SIGTERM during step ``at``."""
+
+    def step(state, batch):
+        if int(state.step) == at - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return STEP(state, batch)
+
+    return step
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    path = tmp_path_factory.mktemp("unbroken")
+    return go(path / "run"), path / "run"
+
+
+def test_files_of_a_run(unbroken):
+    run, path = unbroken
+    lines = training.read_metrics(path)
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 21))
+    assert sorted(p.name for p in (path / "checkpoints").iterdir()) == ["15", "20"]
+    assert json.loads((path / "config.json").read_text())["model"] == {"width": 3}
+    values = [(line["valid"], line["step"]) for line in lines if "valid" in line]
+    assert run.best == {"step": min(values)[1], "value": min(values)[0]}
+    assert [p.name for p in (path / "best").iterdir()] == [str(run.best["step"])]
+
+
+@pytest.mark.parametrize("at", [1, 7, 10])
+def test_sigterm_saves_and_the_resumed_run_ends_with_the_same_bits(unbroken, tmp_path, at, capsys):
+    with pytest.raises(SystemExit) as stop:
+        go(tmp_path / "run", step=stopping(at))
+    assert stop.value.code == 143
+    said = capsys.readouterr().err
+    assert f"step {at}" in said and str(tmp_path / "run" / "checkpoints" / str(at)) in said
+    resumed = go(tmp_path / "run")
+    assert resumed.resumed_from == at
+    same_bits(resumed.state, unbroken[0].state)
+    assert resumed.best == unbroken[0].best
+    assert training.read_metrics(tmp_path / "run") == training.read_metrics(unbroken[1])
+
+
+def test_ctrl_c_exits_with_130(tmp_path):
+    def step(state, batch):
+        os.kill(os.getpid(), signal.SIGINT)
+        return STEP(state, batch)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as stop:
+        go(tmp_path / "run", step=step)
+    assert stop.value.code == 130 and signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_ctrl_c_does_not_wait(tmp_path):
+    def step(state, batch):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        return STEP(state, batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "run", step=step)
+
+
+def test_a_finished_run_is_read_not_repeated(unbroken):
+    before = sorted(p.stat().st_mtime_ns for p in unbroken[1].rglob("checkpoints/*/state/*"))
+    again = go(unbroken[1])
+    assert again.resumed_from == 20
+    same_bits(again.state, unbroken[0].state)
+    assert before == sorted(
+        p.stat().st_mtime_ns for p in unbroken[1].rglob("checkpoints/*/state/*")
+    )
+
+
+def test_lines_past_the_checkpoint_and_torn_lines_are_dropped(tmp_path, unbroken):
+    with pytest.raises(SystemExit):
+        go(tmp_path / "run", step=stopping(5))
+    file = tmp_path / "run" / "metrics.jsonl"
+    file.write_text(file.read_text() + '{"step": 6, "loss": 1.0}\n{"step": 7, "lo')
+    go(tmp_path / "run")
+    assert training.read_metrics(tmp_path / "run") == training.read_metrics(unbroken[1])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("log_every", [1, 4])
+def test_a_non_finite_loss_stops_and_names_the_step(tmp_path, bad, log_every):
+    def step(state, batch):
+        number = int(state.step) + 1
+        state, metrics = STEP(state, batch)
+        return state, {**metrics, "loss": jnp.asarray(bad if number == 7 else 1.0)}
+
+    with pytest.raises(FloatingPointError, match="step 7 "):
+        go(tmp_path / "run", step=step, log_every=log_every)
+    # Nothing of that step or later was kept.
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["5"]
+
+
+def test_a_non_finite_loss_inside_a_call_of_many_steps():
+    def advance(state, batch):
+        loss = np.ones((4, 3))
+        if state["n"] == 1:
+            loss[2, 1] = np.nan  # third step of the second call, second seed
+        return {"n": state["n"] + 1}, {"loss": loss}
+
+    with pytest.raises(FloatingPointError, match="step 7 "):
+        training.fit({"n": 0}, advance, num_steps=12, steps_per_call=4, log_every=4, bar=False)
+
+
+def test_another_config_is_refused_and_nothing_changes(unbroken):
+    path = unbroken[1]
+    before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+    with pytest.raises(training.WorkdirError, match=r"model.width is 3 there and 4 now"):
+        go(path, config={"lr": 0.01, "model": {"width": 4}})
+    with pytest.raises(training.WorkdirError, match=r"decay is '\(absent\)' there and 1 now"):
+        go(path, config={"lr": 0.01, "model": {"width": 3}, "decay": 1})
+    assert before == {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+def test_a_directory_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(training.WorkdirError, match="no work directory of monojax"):
+        go(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(training.WorkdirError, match="is a file"):
+        go(tmp_path / "thesis.tex")
+
+
+def test_a_damaged_config_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(training.WorkdirError, match=r"config\.json is damaged"):
+        go(tmp_path)
+
+
+def damage(checkpoint, how):
+    """Breaks a checkpoint the way disks do."""
+    files = [p for p in (checkpoint / "state").rglob("*") if p.is_file()]
+    if how == "truncate":
+        for file in files:
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    elif how == "flip":
+        for file in files:
+            data = bytearray(file.read_bytes())
+            if data:
+                data[len(data) // 2] ^= 0xFF
+            file.write_bytes(bytes(data))
+    else:
+        for file in files:
+            file.unlink()
+
+
+@pytest.mark.parametrize("how", ["truncate", "flip", "delete"])
+def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, unbroken, how):
+    with pytest.raises(SystemExit):
+        go(tmp_path / "run", step=stopping(12))
+    latest = tmp_path / "run" / "checkpoints" / "12"
+    damage(latest, how)
+    with pytest.warns(UserWarning, match=f"{latest}.*damaged; going on from step 10"):
+        resumed = go(tmp_path / "run")
+    assert resumed.resumed_from == 10
+    same_bits(resumed.state, unbroken[0].state)
+    assert (latest.parent / "12.damaged").is_dir()  # kept for whoever wants to look
+
+
+def test_all_checkpoints_damaged(tmp_path):
+    with pytest.raises(SystemExit):
+        go(tmp_path / "run", step=stopping(7))
+    for step in ("5", "7"):
+        damage(tmp_path / "run" / "checkpoints" / step, "delete")
+    with pytest.raises(training.CheckpointError, match=r"no checkpoint can be read.*Nothing was"):
+        go(tmp_path / "run")
+    assert {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()} == {"5", "7"}
+
+
+def test_a_checkpoint_of_another_model_is_no_match(tmp_path):
+    checkpoints = training.Checkpoints(tmp_path / "c")
+    checkpoints.save(1, {"w": jnp.zeros(3)})
+    checkpoints.wait()
+    with pytest.raises(training.CheckpointError):
+        checkpoints.restore({"w": jnp.zeros(4)})
+    checkpoints.close()
+
+
+def test_keys_and_dtypes_survive(tmp_path):
+    state = {
+        "key": jax.random.split(jax.random.key(5), 3),
+        "half": jnp.arange(3, dtype=jnp.bfloat16),
+        "n": jnp.int32(4),
+    }
+    checkpoints = training.Checkpoints(tmp_path / "c")
+    checkpoints.save(2, state, {"note": "x"})
+    step, got, meta = checkpoints.restore(state)
+    checkpoints.close()
+    assert step == 2 and meta == {"note": "x"} and got["half"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(
+        jax.random.key_data(got["key"]), jax.random.key_data(state["key"])
+    )
+    np.testing.assert_array_equal(np.float32(got["half"]), np.float32(state["half"]))
+
+
+def test_schedules_that_do_not_fit_are_refused():
+    for options, match in [
+        (dict(num_steps=0), "num_steps must be at least 1"),
+        (dict(num_steps=10, steps_per_call=4), "num_steps = 10 must be a multiple"),
+        (dict(num_steps=8, steps_per_call=4, log_every=4, eval_every=2), "eval_every = 2"),
+    ]:
+        with pytest.raises(ValueError, match=match):
+            training.fit({}, STEP, bar=False, **options)
+
+
+def test_best_names_a_metric_that_exists(tmp_path):
+    with pytest.raises(ValueError, match=r"'accuracy', but evaluate gave \['valid'\]"):
+        go(tmp_path / "run", best=("accuracy", "max"))
+
+
+def test_best_by_maximum_keeps_that_state(tmp_path):
+    run = go(tmp_path / "run", best=("valid", "max"))
+    assert run.best["step"] == 5  # the error falls, so its maximum is the first evaluation
+
+
+def test_batches_repeat_and_cover():
+    stream = training.ArrayBatches(np.arange(10), 3, seed=1)
+    epochs = [np.concatenate([next(stream) for _ in range(3)]) for _ in range(2)]
+    for epoch in epochs:
+        assert len(set(epoch.tolist())) == 9
+    assert (epochs[0] != epochs[1]).any()
+    stream.set_state({"step": 2})
+    np.testing.assert_array_equal(next(stream), epochs[0][6:])
+    with pytest.raises(ValueError, match=r"between 1 and the 10 examples, got 11"):
+        training.ArrayBatches(np.arange(10), 11)
+    with pytest.raises(ValueError, match=r"one common length, got \[9, 10\]"):
+        training.ArrayBatches({"a": np.arange(10), "b": np.arange(9)}, 2)
+
+
+def test_tensorboard_and_bar(tmp_path, capsys):
+    go(tmp_path / "run", num_steps=2, tensorboard=True, bar=None)
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+    assert "2/2" in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ImportError, match=r"monojax\[train\]"):
+        go(tmp_path / "run", tensorboard=True)
+
+
+def test_tables(tmp_path):
+    table = training.Table(["model", "error"], "Errors")
+    table.add("a, b", 0.5)
+    with pytest.raises(ValueError, match="2 cells, got 1"):
+        table.add("c")
+    path = table.write(tmp_path, "t", "`command`")
+    assert path.read_text().startswith(
+        "**Errors**\n\n| model | error |\n|-------|-------|\n| a, b "
+    )
+    assert (tmp_path / "t.csv").read_text() == 'model,error\n"a, b",0.5\n'
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["t.csv", "t.md"]
+    assert training.interval([1.0, 3.0]) == (2.0, 1.96 / np.sqrt(2))
+
+
+def test_atomic_writing_keeps_the_old_file_on_failure(tmp_path):
+    file = tmp_path / "a"
+    training.write_atomically(file, "old")
+    with pytest.raises(TypeError):
+        training.write_atomically(file, 3)
+    assert file.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a"]

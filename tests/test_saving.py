@@ -1,0 +1,101 @@
+"""mj.save and mj.load: the same model back, and nothing run from a file."""
+
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import monojax as mj
+from monojax.models import MLP, TwoBranch
+
+X = jax.random.uniform(jax.random.key(0), (4, 6))
+
+
+class Mine(nn.Module):
+    """A user's module with every kind of field."""
+
+    widths: tuple[int, ...]
+    inner: nn.Module
+    activation: object = nn.gelu
+    dtype: object = jnp.bfloat16
+    table: object = None
+    options: object = None
+    scale: float | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        """Inner module, then a dense layer in the field's dtype."""
+        x = self.activation(self.inner(x)[..., None])
+        return nn.Dense(self.widths[0], dtype=self.dtype)(x)
+
+
+@pytest.mark.parametrize("module", [MLP((5, 4), 3, jnp.tanh), TwoBranch((0, 2)), nn.Dense(2)])
+def test_the_same_outputs(tmp_path, module):
+    variables = module.init(jax.random.key(1), X)
+    path = mj.save(tmp_path / "model", module, variables)
+    loaded, values = mj.load(path)
+    assert loaded == module
+    np.testing.assert_array_equal(loaded.apply(values, X), module.apply(variables, X))
+    assert not list(tmp_path.glob(".*"))  # no temporary left
+
+
+def test_a_users_module_is_named_at_loading(tmp_path):
+    module = Mine((2,), MLP((3,)), table=np.float32([1, 2]), options={"a": [1, None]}, scale=0.5)
+    variables = module.init(jax.random.key(1), X)
+    path = mj.save(tmp_path / "model", module, variables)
+    loaded, values = mj.load(path, classes=[Mine])
+    assert loaded.inner == module.inner and loaded.activation is nn.gelu
+    assert loaded.dtype == jnp.bfloat16 and loaded.options == {"a": [1, None]}
+    np.testing.assert_array_equal(loaded.table, module.table)
+    np.testing.assert_array_equal(loaded.apply(values, X), module.apply(variables, X))
+    with pytest.raises(ValueError, match=r"Mine'; pass it with mj.load"):
+        mj.load(path)
+
+
+def test_existing_paths_are_not_overwritten(tmp_path):
+    module = MLP((3,))
+    variables = module.init(jax.random.key(1), X)
+    path = mj.save(tmp_path / "model", module, variables)
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        mj.save(path, module, variables)
+    other = jax.tree.map(jnp.zeros_like, variables)
+    mj.save(path, module, other, overwrite=True)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(mj.load(path)[1]))
+    (tmp_path / "notes").mkdir()
+    with pytest.raises(FileExistsError, match="nothing was written"):
+        mj.save(tmp_path / "notes", module, variables, overwrite=True)
+
+
+def test_a_failed_save_leaves_nothing(tmp_path):
+    module = MLP((3,), activation=lambda x: x)
+    variables = module.init(jax.random.key(1), X)
+    with pytest.raises(TypeError, match=r"module.activation"):
+        mj.save(tmp_path / "model", module, variables)
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_in_the_file_are_not_imported(tmp_path):
+    module = MLP((3,))
+    path = mj.save(tmp_path / "model", module, module.init(jax.random.key(1), X))
+    record = json.loads((path / "model.json").read_text())
+    for evil in ("os.system", "jax.nn.__class__.x", "subprocess.run"):
+        record["module"]["fields"]["activation"] = {"$function": evil}
+        (path / "model.json").write_text(json.dumps(record))
+        with pytest.raises(ValueError, match="not known here"):
+            mj.load(path)
+    record["module"]["$module"] = "monojax.models.mlp.MPL"
+    (path / "model.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"similar: monojax.models.mlp.MLP"):
+        mj.load(path)
+    record["format"] = 9
+    (path / "model.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="format 9"):
+        mj.load(path)
+
+
+def test_no_model_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no model.json"):
+        mj.load(tmp_path)

@@ -1,0 +1,128 @@
+"""The step under jit on one device and under pmap on eight."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import monojax as mj
+from monojax import training
+from monojax.models import MLP
+
+MODEL = MLP((16,))
+DIRECTIONS = np.array([1, -1, 0, 1, 1])
+BATCH, POINTS = 32, 64
+DATA = jax.random.uniform(jax.random.key(0), (BATCH, 5))
+TARGET = jnp.sin(5 * DATA).sum(axis=1)
+PARAMS = MODEL.init(jax.random.key(1), DATA)
+
+needs_8 = pytest.mark.skipif(
+    jax.local_device_count() < 8, reason="needs 8 devices (tests/conftest.py simulates them)"
+)
+
+
+def loss_fn(params, model_state, batch, key, axis_name, *, reduce, region):
+    """Squared error plus penalty, the points keyed by their global index."""
+    fn = functools.partial(MODEL.apply, params)
+    x, index, share = batch["x"], 0, 1
+    if axis_name is not None:
+        index, share = jax.lax.axis_index(axis_name), jax.lax.psum(1, axis_name)
+        x = jax.lax.all_gather(x, axis_name, tiled=True)  # mixtures pair all rows of the batch
+    num = POINTS // share
+    low, high = jnp.zeros(5), jnp.ones(5)
+    if region == "random":
+        points = mj.uniform_points(key, num, low, high, first=index * num)
+    elif region == "mixup":
+        points = mj.mixup_points(key, num, x, low, high, first=index * num)
+    else:
+        points = batch["x"]
+    penalty = mj.monotonicity_penalty(
+        fn, points, DIRECTIONS, reduce=reduce, margin=0.5, axis_name=axis_name
+    )
+    error = jnp.mean(jnp.square(fn(batch["x"]) - batch["y"]))
+    return error + penalty, (model_state, {"penalty": penalty})
+
+
+@needs_8
+@pytest.mark.parametrize("reduce", ["mean", "max"])
+@pytest.mark.parametrize("region", ["random", "mixup", "train"])
+def test_eight_devices_take_the_step_of_one(reduce, region):
+    """One SGD step (Adam would hide a wrong scale), relative to the update's norm."""
+    optimizer = optax.sgd(0.1)
+    loss = functools.partial(loss_fn, reduce=reduce, region=region)
+    batch = {"x": DATA, "y": TARGET}
+    # Copies: the step donates its state, and PARAMS is shared by the tests.
+    one = training.create_state(jax.random.key(2), jax.tree.map(jnp.copy, PARAMS), optimizer)
+    many = training.replicate(one)
+    one, metrics = training.jit_step(loss, optimizer)(one, batch)
+    many, metrics_many = training.pmap_step(loss, optimizer)(many, training.shard_batch(batch))
+    many = training.unreplicate(many)
+    assert float(metrics["penalty"]) > 0
+    np.testing.assert_allclose(metrics_many["penalty"], metrics["penalty"], rtol=1e-6)
+    flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+    update = flat(one.params) - flat(PARAMS)
+    difference = np.linalg.norm(flat(many.params) - flat(one.params))
+    # float32 sums in another order; 1e-6 is the project's bar.
+    assert difference <= 1e-6 * np.linalg.norm(update)
+
+
+@needs_8
+def test_replicas_stay_equal():
+    optimizer = optax.adam(1e-2)
+    loss = functools.partial(loss_fn, reduce="max", region="random")
+    state = training.replicate(
+        training.create_state(jax.random.key(2), jax.tree.map(jnp.copy, PARAMS), optimizer)
+    )
+    step = training.pmap_step(loss, optimizer)
+    batch = training.shard_batch({"x": DATA, "y": TARGET})
+    for _ in range(3):
+        state, metrics = step(state, batch)
+    for leaf in jax.tree.leaves((state.params, state.opt_state, metrics)):
+        leaf = np.asarray(leaf)
+        np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
+    assert training.unreplicate(state).step == 3
+
+
+def test_step_counts_and_draws_new_points():
+    optimizer = optax.sgd(0.0)
+    loss = functools.partial(loss_fn, reduce="mean", region="random")
+    state = training.create_state(jax.random.key(2), jax.tree.map(jnp.copy, PARAMS), optimizer)
+    step = training.jit_step(loss, optimizer)
+    state, first = step(state, {"x": DATA, "y": TARGET})
+    state, second = step(state, {"x": DATA, "y": TARGET})
+    assert state.step == 2 and first["penalty"] != second["penalty"]
+
+
+def test_batches_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match=r"30 examples does not divide by 8 devices.*24"):
+        training.shard_batch({"x": np.zeros((30, 2))}, 8)
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 2])
+def test_seeds_in_one_program_equal_single_runs(chunk):
+    def run(state, data):
+        return jax.tree.map(lambda w: jnp.tanh(w @ data), state)
+
+    states = jax.random.normal(jax.random.key(0), (5, 3, 3))
+    data = jax.random.normal(jax.random.key(1), (3,))
+    got = jax.jit(training.over_seeds(run, chunk=chunk))(states, data)
+    want = jnp.stack([run(state, data) for state in states])
+    np.testing.assert_allclose(got, want, rtol=1e-6)  # another order of three products
+
+
+def test_seeds_compile_once():
+    traces = []
+
+    def run(state):
+        traces.append(1)
+        return state * 2
+
+    program = jax.jit(training.over_seeds(run, chunk=1))
+    program(jnp.ones((20, 3)))
+    program(jnp.zeros((20, 3)))
+    assert len(traces) == 1
+    with pytest.raises(ValueError, match="at least 1"):
+        training.over_seeds(run, chunk=0)
