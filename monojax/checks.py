@@ -123,9 +123,9 @@ def check_box(low: Any, high: Any, width: int | None = None) -> tuple[jax.Array,
       ValueError: if the shapes disagree, a value is not finite, or low > high somewhere.
     """
     low, high = jnp.asarray(low), jnp.asarray(high)
-    dtype = jnp.result_type(low, high, jnp.float32 if not jax.config.jax_enable_x64 else low)
+    dtype = jnp.result_type(low, high)
     if not jnp.issubdtype(dtype, jnp.floating):
-        dtype = jnp.result_type(float)
+        dtype = jnp.result_type(float)  # float32, or float64 where that is enabled
     low, high = low.astype(dtype), high.astype(dtype)
     if width is not None and low.ndim == 0:
         low = jnp.full((width,), low)

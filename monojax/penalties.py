@@ -9,6 +9,7 @@ where the property holds: see :mod:`monojax.regions`.
 from collections.abc import Callable
 from typing import Any, Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -215,6 +216,9 @@ def _signed_slopes(fn: Fn, points: jax.Array, directions: jax.Array, outputs: st
             return out[label], out
 
         (_, values), slopes = jax.vmap(jax.value_and_grad(labelled, has_aux=True))(points, labels)
+    # Our own promise: one row of slopes per point, one slope per input.
+    chex.assert_equal_shape_prefix((slopes, points), 1)
+    chex.assert_axis_dimension(slopes, -1, points.shape[1])
     return values, slopes * directions.astype(slopes.dtype)
 
 

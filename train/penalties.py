@@ -193,7 +193,7 @@ def figures(problem: Problem, model: TwoBranch, params: Any) -> dict[str, jax.Ar
         "rho_test": arrays["x_test"][:NUM_CHECK],
     }
 
-    fn = functools.partial(model.apply, params)
+    fn: Any = functools.partial(model.apply, params)
     rmse = {
         f"{part}_rmse": problem.target_scale * _rmse(fn, arrays[f"x_{part}"], arrays[f"y_{part}"])
         for part in ("valid", "test")

@@ -141,18 +141,21 @@ class _Loop:
         self.state, self.schedule, self.batches, self.name = state, schedule, batches, name
         self.step, self.best, self._best_rule, self.resumed_from = 0, None, best, 0
         self._pending: list[tuple[int, Metrics]] = []
-        self.workdir = self._latest = self._best = self._writer = None
+        self.workdir: Path | None = None
+        self._latest: Checkpoints | None = None
+        self._best: Checkpoints | None = None
+        self._writer: MetricsWriter | None = None
         if workdir is None:
             return
         self.workdir = open_workdir(workdir, {} if config is None else config)
         self._latest = Checkpoints(self.workdir / "checkpoints", keep)
         if best is not None:
             self._best = Checkpoints(self.workdir / "best", keep=1)
-        self._resume()
+        self._resume(self._latest)
         self._writer = MetricsWriter(self.workdir, self.step, tensorboard)
 
-    def _resume(self):
-        found = self._latest.restore(self.state)
+    def _resume(self, latest: Checkpoints):
+        found = latest.restore(self.state)
         if found is None:
             return
         self.step, self.state, meta = found
