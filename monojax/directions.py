@@ -9,7 +9,9 @@ import numpy as np
 from monojax.checks import is_concrete
 
 
-def check_directions(directions: Any, width: int, num_outputs: int | None = None) -> jax.Array:
+def check_directions(
+    directions: Any, width: int, num_outputs: int | None = None
+) -> np.ndarray | jax.Array:
     """Validates ``directions``: +1 non-decreasing, -1 non-increasing, 0 free.
 
     This is scikit-learn's ``monotonic_cst``. Values are checked when they are concrete, the
@@ -21,7 +23,8 @@ def check_directions(directions: Any, width: int, num_outputs: int | None = None
       num_outputs: c, for one row of directions per output (``outputs="paired"``).
 
     Returns:
-      The directions as an integer array of the same shape.
+      The directions as int32 of the same shape: a numpy array when they are concrete, so that
+      they are known under `jit` too, else a traced array.
 
     Raises:
       ValueError: on another length, or on a value other than -1, 0, +1.
@@ -50,4 +53,5 @@ def check_directions(directions: Any, width: int, num_outputs: int | None = None
                 f"directions must be -1, 0 or +1; entry {i} is {values.ravel()[i]!s}. "
                 "Put the strength of a penalty in its weight or margin."
             )
-    return jnp.asarray(directions).astype(jnp.int32)
+        return values.astype(np.int32)
+    return directions.astype(jnp.int32)

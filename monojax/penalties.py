@@ -12,9 +12,11 @@ from typing import Any, Literal
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from monojax.checks import check_labels, check_output, check_points
 from monojax.directions import check_directions
+from monojax.partial import perturbed
 from monojax.regions import (
     data_mixup_points,
     data_range,
@@ -132,19 +134,20 @@ def value_and_penalty(
         raise ValueError(f"reduce must be 'mean' or 'max', got {reduce!r}.")
     if isinstance(margin, (int, float)) and margin < 0:
         raise ValueError(f"margin must be >= 0, got {margin}.")
-    points, directions, labels = _check(fn, points, directions, outputs, labels)
-    values, slopes = _signed_slopes(fn, points, directions, outputs, labels)
+    fn, points, directions, labels = _check(fn, points, directions, outputs, labels)
+    slopes_at = _Slopes(fn, points, directions, outputs)
+    values, slopes = slopes_at(points, labels)
     if reduce == "mean":
-        violation = _violation(slopes, directions, margin)
+        violation = slopes_at.violation(slopes, margin)
         penalty = violation.reshape(len(points), -1).sum(axis=1).mean()
         return values, penalty if axis_name is None else jax.lax.pmean(penalty, axis_name)
     # The gradient of a maximum is the gradient at its argmax: one sweep finds the worst point,
     # and only that point is differentiated a second time.
-    sweep = jax.lax.stop_gradient(_violation(slopes, directions, margin))
-    worst = jnp.argmax(sweep.reshape(len(points), -1).max(axis=1))
+    sweep = jax.lax.stop_gradient(slopes_at.violation(slopes, margin))
+    worst = jnp.argmax(sweep.reshape(len(points), -1).max(axis=1, initial=0))
     label = None if labels is None else labels[worst][None]
-    _, slopes = _signed_slopes(fn, points[worst][None], directions, outputs, label)
-    penalty = _violation(slopes, directions, margin).max()
+    _, slopes = slopes_at(points[worst][None], label)
+    penalty = slopes_at.violation(slopes, margin).max(initial=0)
     if axis_name is not None:
         # all_gather, not pmax: pmax has no derivative, and a mean of maxima is another function.
         penalty = jax.lax.all_gather(penalty, axis_name).max()
@@ -175,8 +178,10 @@ def signed_slopes(
     Raises:
       ValueError: as :func:`monotonicity_penalty`.
     """
-    points, directions, labels = _check(fn, points, directions, outputs, labels)
-    return _signed_slopes(fn, points, directions, outputs, labels)
+    fn, points, directions, labels = _check(fn, points, directions, outputs, labels)
+    slopes_at = _Slopes(fn, points, directions, outputs)
+    values, slopes = slopes_at(points, labels)
+    return values, slopes_at.spread(slopes)
 
 
 def _check(fn: Fn, points: Any, directions: Any, outputs: str, labels: Any):
@@ -192,44 +197,68 @@ def _check(fn: Fn, points: Any, directions: Any, outputs: str, labels: Any):
     elif labels is not None:
         raise ValueError(f"labels are used with outputs='label' only, got outputs={outputs!r}.")
     rows = shape[0] if outputs == "paired" else None
-    return jax.lax.stop_gradient(points), check_directions(directions, width, rows), labels
+    directions = check_directions(directions, width, rows)
+    return fn, jax.lax.stop_gradient(points), directions, labels
 
 
-def _signed_slopes(fn: Fn, points: jax.Array, directions: jax.Array, outputs: str, labels: Any):
-    """Values and signed slopes, one forward pass for both; arguments already checked."""
-    scalar = jax.eval_shape(fn, points[0]).ndim == 0
-    if scalar:
-        values, slopes = jax.vmap(jax.value_and_grad(fn))(points)
-    elif outputs in ("all", "paired"):
-        values, slopes = jax.vmap(lambda x: _value_and_jacobian(fn, x))(points)
-    elif outputs == "max":
+class _Slopes:
+    """Values and signed slopes of a function in its monotone inputs; arguments are checked.
 
-        def largest(x):
-            out = fn(x)
-            return jnp.max(out), out
+    Slopes come for the `columns` with a direction only; where directions are traced, for all.
+    """
 
-        (_, values), slopes = jax.vmap(jax.value_and_grad(largest, has_aux=True))(points)
-    else:
+    def __init__(self, fn: Fn, points: jax.Array, directions: Any, outputs: str):
+        self.width = points.shape[1]
+        if isinstance(directions, np.ndarray):
+            self.columns = np.flatnonzero(directions.reshape(-1, self.width).any(axis=0))
+        else:
+            self.columns = np.arange(self.width)
+        self.directions = directions[..., self.columns]
+        self._zero = np.zeros(len(self.columns), points.dtype)
+        if len(self.columns) in (0, self.width):
+            fn_of_e = lambda x, e: fn(x.at[self.columns].add(e))
+        else:
+            fn_of_e = perturbed(fn, points[0], self.columns)
+        self._one = self._rule(fn_of_e, outputs, scalar=check_output(fn, points) == ())
 
-        def labelled(x, label):
-            out = fn(x)
-            return out[label], out
+    def _rule(self, fn, outputs: str, scalar: bool):
+        """Function of one point and its label: values and slopes, one forward pass for both."""
 
-        (_, values), slopes = jax.vmap(jax.value_and_grad(labelled, has_aux=True))(points, labels)
-    # Our own promise: one row of slopes per point, one slope per input.
-    chex.assert_equal_shape_prefix((slopes, points), 1)
-    chex.assert_axis_dimension(slopes, -1, points.shape[1])
-    return values, slopes * directions.astype(slopes.dtype)
+        def pick(e, x, label):
+            out = fn(x, e)
+            if scalar:
+                return out, out
+            return (jnp.max(out) if outputs == "max" else out[label]), out
+
+        def one(x, label):
+            if outputs in ("all", "paired") and not scalar:
+                return _value_and_jacobian(lambda e: fn(x, e), self._zero)
+            slopes, values = jax.grad(pick, has_aux=True)(self._zero, x, label)
+            return values, slopes
+
+        return one
+
+    def __call__(self, points: jax.Array, labels: Any) -> tuple[jax.Array, jax.Array]:
+        """``(values, slopes)``: `[n]` or `[n, c]`, and `[n, m]` or `[n, c, m]`."""
+        values, slopes = jax.vmap(self._one)(points, labels)
+        # Our own promise: one row per point, one slope per column.
+        chex.assert_equal_shape_prefix((slopes, points), 1)
+        chex.assert_axis_dimension(slopes, -1, len(self.columns))
+        return values, slopes * self.directions.astype(slopes.dtype)
+
+    def violation(self, slopes: jax.Array, margin: Any) -> jax.Array:
+        """Squared hinge per slope; free inputs never violate, whatever the margin."""
+        hinge = jnp.maximum(jnp.asarray(margin, slopes.dtype) - slopes, 0)
+        return jnp.where(self.directions != 0, jnp.square(hinge), 0)
+
+    def spread(self, slopes: jax.Array) -> jax.Array:
+        """Slopes over all d inputs, 0 for those without a direction."""
+        full = jnp.zeros((*slopes.shape[:-1], self.width), slopes.dtype)
+        return full.at[..., self.columns].set(slopes)
 
 
-def _value_and_jacobian(fn: Fn, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """fn(x) `[c]` and its Jacobian `[c, d]` from one forward and c backward passes."""
+def _value_and_jacobian(fn: Fn, x: Any) -> tuple[jax.Array, jax.Array]:
+    """fn(x) `[c]` and its Jacobian `[c, m]` from one forward and c backward passes."""
     value, pullback = jax.vjp(fn, x)
     (jacobian,) = jax.vmap(pullback)(jnp.eye(value.shape[0], dtype=value.dtype))
     return value, jacobian
-
-
-def _violation(slopes: jax.Array, directions: jax.Array, margin: Any) -> jax.Array:
-    """Squared hinge per slope; free inputs never violate, whatever the margin."""
-    hinge = jnp.maximum(jnp.asarray(margin, slopes.dtype) - slopes, 0)
-    return jnp.where(directions != 0, jnp.square(hinge), 0)

@@ -1,5 +1,6 @@
 """Violation rates and reports against counts in numpy."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,3 +82,22 @@ RATE = jax.jit(lambda w, d: mj.metrics.violation_rate(lambda x: w @ x, jnp.ones(
 def test_bad_batch_size():
     with pytest.raises(ValueError, match="batch_size"):
         mj.metrics.violation_rate(wave, X, (1, 0), batch_size=0)
+
+
+class Variants(chex.TestCase):
+    """The same numbers eagerly, under jit, and with arguments on and off the device."""
+
+    @chex.all_variants(with_pmap=False)
+    def test_rate_and_penalty(self):
+        """At the 21 points of X: 10 violate in the first input, none in the second."""
+
+        @self.variant
+        def both(points):
+            rate = mj.metrics.violation_rate(wave, points, (1, 1))
+            return rate, mj.monotonicity_penalty(wave, points, (1, 1))
+
+        rate, penalty = both(X)
+        x = np.float64(X[:, 0])
+        np.testing.assert_allclose(rate, 10 / 21, rtol=1e-6)
+        np.testing.assert_allclose(penalty, (np.minimum(2 * x, 0) ** 2).mean(), rtol=1e-6)
+        chex.assert_shape((rate, penalty), ())

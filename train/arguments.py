@@ -98,6 +98,8 @@ def _override(config: Any, text: str) -> None:
 def _assign(node: Any, name: str, value: str, key: str) -> None:
     """Sets a value, converted to the type that the config has there."""
     old = node[name]
+    if hasattr(old, "keys"):
+        raise UsageError(f"config.{key} is a group; set one of {', '.join(sorted(old.keys()))}.")
     try:
         new = ast.literal_eval(value)
     except (ValueError, SyntaxError):

@@ -4,10 +4,12 @@ from monojax.metrics.monotonicity import (
     MonotonicityReport,
     monotonicity_report,
     violation_rate,
+    violations,
 )
 
 __all__ = [
     "MonotonicityReport",
     "monotonicity_report",
     "violation_rate",
+    "violations",
 ]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from monojax.penalties import Outputs, _check, _signed_slopes
+from monojax.penalties import Outputs, _check, _Slopes
 
 
 class MonotonicityReport(NamedTuple):
@@ -22,6 +22,38 @@ class MonotonicityReport(NamedTuple):
     """`[d]`: mean signed slope."""
     penalty_per_input: jax.Array
     """`[d]`: mean squared violation; sums to ``monotonicity_penalty(..., reduce="mean")``."""
+
+
+def violations(
+    fn: Callable[[jax.Array], jax.Array],
+    points: jax.Array,
+    directions: Any,
+    *,
+    outputs: Outputs = "max",
+    labels: Any = None,
+    batch_size: int = 4096,
+) -> jax.Array:
+    """At which points a slope has the wrong sign.
+
+    Args:
+      fn: map of ONE example `[d]` to `()` or `[c]`.
+      points: float, shape `[n, d]`.
+      directions: integers `[d]` (`[c, d]` for "paired"): +1, -1 or 0 per input.
+      outputs: "max", "all", "label" or "paired", as in :func:`monojax.monotonicity_penalty`.
+      labels: integers `[n]`, for ``outputs="label"``.
+      batch_size: points evaluated at once, which bounds the memory.
+
+    Returns:
+      bool `[n]`; a slope of exactly 0 is no violation.
+
+    Raises:
+      ValueError: on wrong shapes, directions or options, on NaN in concrete points.
+    """
+
+    def fails(slopes):
+        return (slopes < 0).any()
+
+    return _over_points(fn, points, directions, outputs, labels, batch_size, fails)
 
 
 def violation_rate(
@@ -55,11 +87,10 @@ def violation_rate(
     Reference:
       Monteiro et al., UAI 2022, Table 2; strict inequality as in the authors' public code.
     """
-
-    def fails(slopes):
-        return (slopes < 0).any()
-
-    return _over_points(fn, points, directions, outputs, labels, batch_size, fails).mean()
+    wrong = violations(
+        fn, points, directions, outputs=outputs, labels=labels, batch_size=batch_size
+    )
+    return wrong.mean()
 
 
 def monotonicity_report(
@@ -107,15 +138,16 @@ def monotonicity_report(
 
 def _over_points(fn, points, directions, outputs, labels, batch_size, reduce_one):
     """``reduce_one(slopes of one point)`` for every point, ``batch_size`` points at a time."""
-    points, directions, labels = _check(fn, points, directions, outputs, labels)
+    fn, points, directions, labels = _check(fn, points, directions, outputs, labels)
+    slopes_at = _Slopes(fn, points, directions, outputs)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
 
     def one(example):
         point, label = example
         label = None if label is None else label[None]
-        _, slopes = _signed_slopes(fn, point[None], directions, outputs, label)
-        return reduce_one(slopes[0])
+        _, slopes = slopes_at(point[None], label)
+        return reduce_one(slopes_at.spread(slopes)[0])
 
     examples, num = (points, labels), len(points)
     if num <= batch_size:

@@ -68,7 +68,7 @@ def compiled(directions, where, reduce, x, y):
     return lambda: jax.block_until_ready(program(*args)), seconds, cost["flops"]
 
 
-def torch_step(directions, with_penalty, x, y):
+def torch_step(directions, reduce, x, y):
     """The same step in PyTorch, the penalty written the usual way; None without torch."""
     if importlib.util.find_spec("torch") is None:
         return None
@@ -86,13 +86,14 @@ def torch_step(directions, with_penalty, x, y):
     x, y = torch.tensor(np.asarray(x)), torch.tensor(np.asarray(y))
 
     def step():
-        points = x.clone().requires_grad_(with_penalty)
+        points = x.clone().requires_grad_(reduce != "plain")
         values = net(points)[:, 0]
         loss = ((values - y) ** 2).mean()
-        if with_penalty:
+        if reduce != "plain":
             (slopes,) = torch.autograd.grad(values.sum(), points, create_graph=True)
-            hinge = torch.clamp(-slopes[:, monotone], min=0)
-            loss = loss + GAMMA * (hinge**2).sum(dim=1).mean()
+            violation = torch.clamp(-slopes[:, monotone], min=0) ** 2
+            omega = violation.sum(dim=1).mean() if reduce == "mean" else violation.max()
+            loss = loss + GAMMA * omega
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -100,15 +101,22 @@ def torch_step(directions, with_penalty, x, y):
     return step
 
 
-def medians(calls, repeats):
-    """Median seconds of each call, taken in turn."""
+def medians(calls, repeats, pause=0.0):
+    """Median seconds of each call: rounds of three, in turn, the first of each three not counted.
+
+    ``pause`` lies between calls: PyTorch's threads spin for a while after a step and would slow
+    whatever comes next.
+    """
     times = {name: [] for name in calls}
-    for i in range(repeats + 5):
+    for i in range(2 + -(-repeats // 2)):
         for name, call in calls.items():
-            start = time.perf_counter()
+            time.sleep(pause)
             call()
-            if i >= 5:
-                times[name].append(time.perf_counter() - start)
+            for _ in range(2):
+                start = time.perf_counter()
+                call()
+                if i >= 2:
+                    times[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -126,12 +134,13 @@ def steps_table(repeats):
         ]
         built = {kind: compiled(directions, *kind, x, y) for kind in kinds}
         calls = {kind: call for kind, (call, _, _) in built.items()}
-        for kind, penalty in ((("torch", "plain"), False), (("torch", "mean"), True)):
-            call = torch_step(directions, penalty, x, y)
+        for reduce in ("plain", "mean", "max"):
+            call = torch_step(directions, reduce, x, y)
             if call is not None:
-                calls[kind] = call
-        times = medians(calls, repeats)
-        peers = {("plain", ""): ("torch", "plain"), ("train", "mean"): ("torch", "mean")}
+                calls["torch", reduce] = call
+        times = medians(calls, repeats, pause=0.02)
+        peers = {("train", reduce): ("torch", reduce) for reduce in ("mean", "max")}
+        peers["plain", ""] = ("torch", "plain")
         plain, flops = times[("plain", "")], built[("plain", "")][2]
         for kind in kinds:
             peer = times.get(peers.get(kind))
