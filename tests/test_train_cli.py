@@ -25,7 +25,7 @@ from train.arguments import UsageError, parse
         (["--config.sed=3"], "config has no key 'sed'; did you mean seed"),
         (["--config.penalty.gama=3"], "config.penalty has no key 'gama'; did you mean gamma"),
         (["--config.seeds.x=3"], "config.seeds has no key 'x'"),
-        (["--config.seeds=many"], "takes a int .now 5., got 'many', a str"),
+        (["--config.seeds=many"], "takes a int .now 10., got 'many', a str"),
         (["--config.problems=3"], "is a group; set one of auto_mpg, synthetic_100"),
         (["--wrkdir", "x"], "unknown argument '--wrkdir'; did you mean --workdir"),
         (["quick"], "unknown argument 'quick'"),
