@@ -28,7 +28,8 @@ def check_points(points: Any, name: str = "points") -> jax.Array:
         (values are checked outside `jit` only; shapes always).
       TypeError: if the values are not floating point.
     """
-    points = jnp.asarray(points)
+    # numpy until the values are checked: under jit a jax array would be traced already.
+    points = points if isinstance(points, jax.Array) else np.asarray(points)
     if points.ndim != 2 or points.shape[0] == 0:
         raise ValueError(
             f"{name} must have shape [n, d] with n >= 1, got {points.shape}; "
@@ -40,14 +41,13 @@ def check_points(points: Any, name: str = "points") -> jax.Array:
             "convert with jnp.asarray(points, jnp.float32)."
         )
     if is_concrete(points):
-        # numpy: a concrete array inside a traced function must not become a tracer here.
         bad = int(np.sum(~np.isfinite(np.asarray(points)).all(axis=1)))
         if bad:
             raise ValueError(
                 f"{name} has {bad} of {points.shape[0]} rows with NaN or infinite values; "
                 "drop or impute them first."
             )
-    return points
+    return jnp.asarray(points)
 
 
 def check_output(fn: Callable[[jax.Array], jax.Array], points: jax.Array) -> tuple[int, ...]:
@@ -62,6 +62,7 @@ def check_output(fn: Callable[[jax.Array], jax.Array], points: jax.Array) -> tup
 
     Raises:
       ValueError: if ``fn`` returns another rank, for example because it expects a batch.
+      TypeError: if its values are not floating point.
     """
     one = jax.ShapeDtypeStruct(points.shape[1:], points.dtype)
     out = jax.eval_shape(fn, one)
@@ -73,6 +74,8 @@ def check_output(fn: Callable[[jax.Array], jax.Array], points: jax.Array) -> tup
             f"got output shape {found}; for a linen model with one output use "
             "lambda x: model.apply(params, x)[..., 0]."
         )
+    if not jnp.issubdtype(out.dtype, jnp.floating):
+        raise TypeError(f"fn must return floating point values to have slopes, got {out.dtype}.")
     return shape
 
 
@@ -92,7 +95,7 @@ def check_labels(labels: Any, num: int, num_outputs: int) -> jax.Array:
     """
     if labels is None:
         raise ValueError("outputs='label' needs labels, one integer per point; got None.")
-    labels = jnp.asarray(labels)
+    labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
     if labels.shape != (num,) or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(
             f"labels must be integers of shape ({num},), "
@@ -105,7 +108,7 @@ def check_labels(labels: Any, num: int, num_outputs: int) -> jax.Array:
                 f"labels must lie in [0, {num_outputs - 1}] for {num_outputs} outputs, "
                 f"got values from {found.min()} to {found.max()}."
             )
-    return labels
+    return jnp.asarray(labels)
 
 
 def check_box(low: Any, high: Any, width: int | None = None) -> tuple[jax.Array, jax.Array]:
@@ -122,6 +125,7 @@ def check_box(low: Any, high: Any, width: int | None = None) -> tuple[jax.Array,
     Raises:
       ValueError: if the shapes disagree, a value is not finite, or low > high somewhere.
     """
+    raw = low, high
     low, high = jnp.asarray(low), jnp.asarray(high)
     dtype = jnp.result_type(low, high)
     if not jnp.issubdtype(dtype, jnp.floating):
@@ -136,8 +140,9 @@ def check_box(low: Any, high: Any, width: int | None = None) -> tuple[jax.Array,
         raise ValueError(
             f"low and high must both have shape {want}, got {low.shape} and {high.shape}."
         )
-    if is_concrete(low) and is_concrete(high):
-        lo, hi = np.asarray(low), np.asarray(high)
+    if all(map(is_concrete, raw)):
+        # The arguments themselves: under jit their jax arrays are traced already.
+        lo, hi = (np.broadcast_to(np.asarray(corner), low.shape) for corner in raw)
         if not (np.isfinite(lo).all() and np.isfinite(hi).all()):
             raise ValueError("low and high must be finite; give a bounded region.")
         if (lo > hi).any():

@@ -36,7 +36,7 @@ def check_directions(
     want = (width,) if num_outputs is None else (num_outputs, width)
     if not isinstance(directions, jax.Array):
         directions = np.asarray(directions)
-        if directions.dtype == object or not np.issubdtype(directions.dtype, np.number):
+        if directions.dtype == object or directions.dtype.kind not in "iuf":
             raise ValueError(
                 f"directions must be numbers in {{-1, 0, +1}}, got {directions.tolist()!r}."
             )
@@ -54,4 +54,6 @@ def check_directions(
                 "Put the strength of a penalty in its weight or margin."
             )
         return values.astype(np.int32)
+    if not jnp.issubdtype(directions.dtype, jnp.integer):
+        raise ValueError(f"traced directions must be integers, got {directions.dtype}.")
     return directions.astype(jnp.int32)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from monojax.checks import check_labels, check_output, check_points
+from monojax.checks import check_labels, check_output, check_points, is_concrete
 from monojax.directions import check_directions
 from monojax.partial import perturbed
 from monojax.regions import (
@@ -75,7 +75,7 @@ def monotonicity_penalty(
         penalty over the points of all devices, equal on all of them.
 
     Returns:
-      The penalty, a non-negative scalar `[]` in the dtype of ``fn``'s output.
+      The penalty, a non-negative scalar `[]` in the dtype of the points.
 
     Raises:
       ValueError: on wrong shapes, directions, labels or option names, on NaN in concrete points.
@@ -132,8 +132,8 @@ def value_and_penalty(
     """
     if reduce not in ("mean", "max"):
         raise ValueError(f"reduce must be 'mean' or 'max', got {reduce!r}.")
-    if isinstance(margin, (int, float)) and margin < 0:
-        raise ValueError(f"margin must be >= 0, got {margin}.")
+    if np.shape(margin) != () or (is_concrete(margin) and not margin >= 0):
+        raise ValueError(f"margin must be one number >= 0, got {margin}.")
     fn, points, directions, labels = _check(fn, points, directions, outputs, labels)
     slopes_at = _Slopes(fn, points, directions, outputs)
     values, slopes = slopes_at(points, labels)
@@ -189,7 +189,10 @@ def _check(fn: Fn, points: Any, directions: Any, outputs: str, labels: Any):
     points = check_points(points)
     if outputs not in ("max", "all", "label", "paired"):
         raise ValueError(f"outputs must be 'max', 'all', 'label' or 'paired', got {outputs!r}.")
-    width, shape = points.shape[1], check_output(fn, points)
+    width = points.shape[1]
+    if np.ndim(directions) == 1:  # before fn is traced: the likelier mistake, the clearer message
+        check_directions(directions, width)
+    shape = check_output(fn, points)
     if outputs in ("label", "paired") and not shape:
         raise ValueError(f"outputs={outputs!r} needs a vector-valued fn [c], got a scalar.")
     if outputs == "label":

@@ -2,10 +2,12 @@
 
 import dataclasses
 import difflib
+import importlib
 import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import monojax
+from monojax.checksum import tree_checksum
 from monojax.extras import require
 
 MODEL = "model.json"
 VARIABLES = "variables"
 # Functions a field may hold: looked up here by name, never imported from what a file says.
 _FUNCTION_ROOMS = {"jax.nn": jax.nn, "jax.numpy": jnp, "flax.linen": nn}
+# Where monojax's own modules are defined; imported before a class is looked up.
+_CLASS_ROOMS = ("monojax.models",)
 
 
 def save(
@@ -56,12 +61,13 @@ def save(
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         host = jax.tree.map(lambda leaf: np.asarray(jax.device_get(leaf)), dict(variables))
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(temporary / "model" / VARIABLES, host)
+        (temporary / "model").mkdir()
+        if jax.tree.leaves(host):  # orbax refuses an empty tree
+            with ocp.StandardCheckpointer() as checkpointer:
+                checkpointer.save(temporary / "model" / VARIABLES, host)
+        record["checksum"] = tree_checksum(host)
         (temporary / "model" / MODEL).write_text(json.dumps(record, indent=2) + "\n")
-        if path.exists():
-            os.replace(path, temporary / "old")
-        os.replace(temporary / "model", path)
+        _put_in_place(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return path
@@ -82,23 +88,63 @@ def load(
 
     Raises:
       FileNotFoundError: if the folder holds no model.
-      ValueError: if the model uses a class or a function that is not known, or another format.
+      ValueError: if the model uses a class or a function that is not known, has another format,
+        or is damaged.
     """
     path = Path(path).absolute()
     file = path / MODEL
     if not file.is_file():
         raise FileNotFoundError(f"{path} holds no {MODEL}; is it a folder written by mj.save?")
-    record = json.loads(file.read_text())
+    try:
+        record = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}).") from error
     if record.get("format") != 1:
         raise ValueError(
             f"{file} has format {record.get('format')!r}, this monojax reads format 1; upgrade it."
         )
     known = {_class_name(c): c for c in classes}
     module = _decode(record["module"], known)
+    return module, jax.tree.map(_to_device, _read_variables(path / VARIABLES, record["checksum"]))
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    """Renames the finished folder to its name; on failure the old model comes back."""
+    old = temporary.with_name(f"{temporary.name}.old")  # beside it: a crash must not lose it
+    try:
+        if path.exists():
+            os.replace(path, old)
+        os.replace(temporary / "model", path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _read_variables(path: Path, checksum: int) -> Any:
+    """Host arrays of a saved model; raises if a bit of them has changed."""
     ocp = require("orbax.checkpoint", "train")
-    with ocp.StandardCheckpointer() as checkpointer:
-        variables = checkpointer.restore(path / VARIABLES)
-    return module, jax.tree.map(jnp.asarray, variables)
+    if checksum == tree_checksum({}) and not path.exists():
+        return {}
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            variables = jax.tree.map(np.asarray, checkpointer.restore(path))
+    except Exception as error:  # whatever orbax raises on a damaged file
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}).") from error
+    if tree_checksum(variables) != checksum:
+        raise ValueError(f"{path} is damaged: its checksum does not agree with its content.")
+    return variables
+
+
+def _to_device(leaf: np.ndarray) -> jax.Array:
+    array = jnp.asarray(leaf)
+    if array.dtype != leaf.dtype:
+        warnings.warn(
+            f"the model holds {leaf.dtype}, read as {array.dtype}; set jax_enable_x64 to keep it.",
+            stacklevel=4,
+        )
+    return array
 
 
 def _encode(value: Any, where: str) -> Any:
@@ -110,15 +156,19 @@ def _encode(value: Any, where: str) -> Any:
     if isinstance(value, (tuple, list)):
         items = [_encode(v, f"{where}[{i}]") for i, v in enumerate(value)]
         return {"$tuple": items} if isinstance(value, tuple) else items
+    if isinstance(value, type) and issubclass(value, nn.Module):
+        return {"$class": _class_name(value)}
     if isinstance(value, dict) or hasattr(value, "items"):
-        return {"$dict": {str(k): _encode(v, f"{where}[{k!r}]") for k, v in value.items()}}
+        if not all(isinstance(key, str) for key in value):
+            raise TypeError(f"{where} has keys that are no strings: {list(value)[:5]}.")
+        return {"$dict": {k: _encode(v, f"{where}[{k!r}]") for k, v in value.items()}}
     if isinstance(value, (np.ndarray, np.generic, jax.Array)):
         array = np.asarray(value)
         return {"$array": array.tolist(), "dtype": str(array.dtype)}
     if (name := _function_name(value)) is not None:
         return {"$function": name}
-    if isinstance(value, (type, np.dtype)):
-        return {"$dtype": np.dtype(value).name}
+    if (dtype := _dtype_name(value)) is not None:
+        return {"$dtype": dtype}
     raise TypeError(
         f"{where} = {value!r} cannot be saved; use a function of "
         f"{', '.join(_FUNCTION_ROOMS)} or plain data there."
@@ -149,6 +199,8 @@ def _decode(value: Any, known: dict[str, type[nn.Module]]) -> Any:
     if "$module" in value:
         cls = _find_class(value["$module"], known)
         return cls(**{k: _decode(v, known) for k, v in value["fields"].items()})
+    if "$class" in value:
+        return _find_class(value["$class"], known)
     if "$tuple" in value:
         return tuple(_decode(item, known) for item in value["$tuple"])
     if "$dict" in value:
@@ -156,15 +208,35 @@ def _decode(value: Any, known: dict[str, type[nn.Module]]) -> Any:
     if "$array" in value:
         return np.asarray(value["$array"], dtype=jnp.dtype(value["dtype"]))
     if "$function" in value:
-        room, _, name = value["$function"].rpartition(".")
-        if room not in _FUNCTION_ROOMS or not hasattr(_FUNCTION_ROOMS[room], name):
-            raise ValueError(f"the model uses the function {value['$function']!r}, not known here.")
-        return getattr(_FUNCTION_ROOMS[room], name)
+        return _find_function(value["$function"])
     return jnp.dtype(value["$dtype"])
 
 
+def _find_function(name: str) -> Any:
+    """A public function of one of the rooms that neither reads nor writes files."""
+    room, _, short = name.rpartition(".")
+    found = getattr(_FUNCTION_ROOMS.get(room), short, None)
+    files = ("load", "save", "savez", "fromfile")
+    if short.startswith("_") or short in files or not callable(found) or isinstance(found, type):
+        raise ValueError(f"the model uses the function {name!r}, not known here.")
+    return found
+
+
+def _dtype_name(value: Any) -> str | None:
+    """Name of a numeric dtype or scalar type, None for everything else."""
+    if not isinstance(value, (type, np.dtype)):
+        return None
+    try:
+        dtype = jnp.dtype(value)
+    except TypeError:
+        return None
+    return dtype.name if jnp.issubdtype(dtype, np.number) or dtype == np.bool_ else None
+
+
 def _find_class(name: str, known: dict[str, type[nn.Module]]) -> type[nn.Module]:
-    """A module class by name: the caller's, flax.linen's, or one of monojax's already defined."""
+    """A module class by name: the caller's, flax.linen's, or one of monojax's."""
+    for room in _CLASS_ROOMS:  # names come from here, never from the file
+        importlib.import_module(room)
     own = {_class_name(cls): cls for cls in _subclasses(nn.Module) if _is_ours(cls)}
     table = own | known
     if name in table:

@@ -42,6 +42,17 @@ def test_checks_the_shape_under_jit():
         jax.jit(lambda d: mj.check_directions(d, 3))(jnp.ones(2, jnp.int32))
 
 
+def test_traced_floats_are_refused():
+    with pytest.raises(ValueError, match="must be integers, got float32"):
+        jax.jit(lambda d: mj.check_directions(d, 2))(jnp.array([0.9, -1.0]))
+
+
+@pytest.mark.parametrize("bad", [[True, False], [1j, 0]])
+def test_rejects_other_kinds(bad):
+    with pytest.raises(ValueError, match="numbers"):
+        mj.check_directions(bad, 2)
+
+
 def test_traced_values_pass():
     assert jax.jit(lambda d: mj.check_directions(d, 2))(jnp.array([1, -1])).tolist() == [1, -1]
 

@@ -154,7 +154,7 @@ def test_a_non_finite_loss_stops_and_names_the_step(tmp_path, bad, log_every):
         state, metrics = STEP(state, batch)
         return state, {**metrics, "loss": jnp.asarray(bad if number == 7 else 1.0)}
 
-    with pytest.raises(FloatingPointError, match="step 7 "):
+    with pytest.raises(FloatingPointError, match="step 7;"):
         go(tmp_path / "run", step=step, log_every=log_every)
     # Nothing of that step or later was kept.
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["5"]
@@ -167,7 +167,7 @@ def test_a_non_finite_loss_inside_a_call_of_many_steps():
             loss[2, 1] = np.nan  # third step of the second call, second seed
         return {"n": state["n"] + 1}, {"loss": loss}
 
-    with pytest.raises(FloatingPointError, match="step 7 "):
+    with pytest.raises(FloatingPointError, match="step 7;"):
         training.fit({"n": 0}, advance, num_steps=12, steps_per_call=4, log_every=4, bar=False)
 
 
@@ -196,9 +196,9 @@ def test_a_damaged_config_is_refused(tmp_path):
         go(tmp_path)
 
 
-def damage(checkpoint, how):
+def damage(checkpoint, how, part="state"):
     """Breaks a checkpoint the way disks do."""
-    files = [p for p in (checkpoint / "state").rglob("*") if p.is_file()]
+    files = [p for p in (checkpoint / part).rglob("*") if p.is_file()]
     if how == "truncate":
         for file in files:
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
@@ -213,12 +213,13 @@ def damage(checkpoint, how):
             file.unlink()
 
 
+@pytest.mark.parametrize("part", ["state", "meta"])
 @pytest.mark.parametrize("how", ["truncate", "flip", "delete"])
-def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, unbroken, how):
+def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, unbroken, how, part):
     with pytest.raises(SystemExit):
         go(tmp_path / "run", step=stopping(12))
     latest = tmp_path / "run" / "checkpoints" / "12"
-    damage(latest, how)
+    damage(latest, how, part)
     with pytest.warns(UserWarning, match=f"{latest}.*damaged; going on from step 10"):
         resumed = go(tmp_path / "run")
     assert resumed.resumed_from == 10
@@ -328,3 +329,103 @@ def test_atomic_writing_keeps_the_old_file_on_failure(tmp_path):
     with pytest.raises(TypeError):
         training.write_atomically(file, 3)
     assert file.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_bookkeeping_changed_on_disk_is_noticed(tmp_path):
+    """A step that was altered would resume at another place in the data."""
+    with pytest.raises(SystemExit):
+        go(tmp_path / "run", step=stopping(7))
+    file = tmp_path / "run" / "checkpoints" / "7" / "meta" / "metadata"
+    text = file.read_text().replace(" ", "")
+    assert '"step":7' in text
+    file.write_text(text.replace('"step":7', '"step":8'))
+    with pytest.warns(UserWarning, match="checksum does not agree.*going on from step 5"):
+        assert go(tmp_path / "run").resumed_from == 5
+
+
+def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
+    """A finite loss with a NaN gradient: the state of that step must not become the latest."""
+
+    def step(state, batch):
+        number = int(state.step) + 1
+        state, metrics = STEP(state, batch)
+        if number == 7:
+            state = state.replace(params={"w": jnp.full(3, jnp.nan)})
+        return state, {"loss": metrics["loss"] if number < 8 else jnp.asarray(jnp.nan)}
+
+    for every in (1, 5):
+        path = tmp_path / str(every)
+        with pytest.raises(FloatingPointError, match=r"The last good state is .*checkpoints"):
+            go(path, step=step, checkpoint_every=every, eval_every=0, evaluate=None, best=None)
+        saved = {int(p.name) for p in (path / "checkpoints").iterdir()}
+        assert max(saved) == (6 if every == 1 else 5)
+        assert go(path, checkpoint_every=every, eval_every=0, evaluate=None, best=None).steps == 20
+
+
+def test_a_gradient_that_is_not_finite_is_named():
+    def step(state, batch):
+        return state, {"loss": jnp.float32(1), "grad_norm": jnp.float32(jnp.inf)}
+
+    with pytest.raises(FloatingPointError, match="the gradient is not finite at step 1;"):
+        training.fit(fresh(), step, num_steps=3, bar=False)
+
+
+def test_a_nan_evaluation_is_never_the_best(tmp_path):
+    values = iter([np.nan, 3.0, 1.0, 2.0])
+    run = go(tmp_path / "run", evaluate=lambda state: {"valid": next(values)})
+    assert run.best == {"step": 15, "value": 1.0}
+    assert [p.name for p in (tmp_path / "run" / "best").iterdir()] == ["15"]
+
+
+def test_the_best_that_a_checkpoint_names_is_on_disk(tmp_path):
+    """Killed after a better evaluation but before the checkpoint that would name it."""
+    values = iter([5.0, 9.0, 9.0, 1.0])
+
+    def dies(state):
+        value = next(values)
+        if value == 1.0:
+            raise RuntimeError("killed")
+        return {"valid": value}
+
+    options = dict(eval_every=3, checkpoint_every=5)
+    with pytest.raises(RuntimeError):
+        go(tmp_path / "run", num_steps=30, evaluate=dies, **options)
+    with pytest.raises(SystemExit):
+        go(tmp_path / "run", num_steps=30, step=stopping(11), evaluate=dies, **options)
+    assert "3" in {p.name for p in (tmp_path / "run" / "best").iterdir()}
+
+
+def test_a_directory_killed_in_its_first_moment_can_be_used(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".config.json.abc").write_text('{"lr"')
+    assert go(tmp_path / "run", num_steps=5).steps == 5
+
+
+def test_fewer_steps_than_taken_and_no_config_are_refused(unbroken, tmp_path):
+    with pytest.raises(training.WorkdirError, match="at step 20, past num_steps = 5"):
+        go(unbroken[1], num_steps=5)
+    with pytest.raises(ValueError, match="needs a config"):
+        training.fit(fresh(), STEP, num_steps=1, workdir=tmp_path / "run", bar=False)
+
+
+def test_positions_may_be_bytes(tmp_path):
+    class Counting(training.ArrayBatches):
+        def get_state(self):
+            return str(super().get_state()["step"]).encode()
+
+        def set_state(self, state):
+            super().set_state({"step": int(state)})
+
+    with pytest.raises(SystemExit):
+        go(tmp_path / "a", step=stopping(7), batches=Counting({"x": X, "y": Y}, 8, seed=3))
+    run = go(tmp_path / "a", batches=Counting({"x": X, "y": Y}, 8, seed=3))
+    same_bits(run.state, go(tmp_path / "b").state)
+
+
+def test_a_damaged_line_of_metrics_is_named(tmp_path):
+    with pytest.raises(SystemExit):
+        go(tmp_path / "run", step=stopping(5))
+    file = tmp_path / "run" / "metrics.jsonl"
+    file.write_text("{oops\n" + file.read_text())
+    with pytest.raises(ValueError, match=r"metrics.jsonl is damaged"):
+        go(tmp_path / "run")

@@ -79,6 +79,23 @@ def test_a_linear_function_violates_everywhere_or_nowhere(weights, directions):
 RATE = jax.jit(lambda w, d: mj.metrics.violation_rate(lambda x: w @ x, jnp.ones((3, 3)), d))
 
 
+def test_a_slope_that_is_no_number_is_a_violation():
+    """A diverged model must not look monotone."""
+    broken = lambda x: jnp.sqrt(-1 - jnp.abs(x[0])) + x[1]
+    assert float(mj.metrics.violation_rate(broken, X, (1, 1))) == 1.0
+    report = mj.metrics.monotonicity_report(broken, X, (1, 1))
+    assert float(report.violation_rate) == 1.0 and np.isnan(report.worst_slope[0])
+    assert float(report.violation_rate_per_input[1]) == 0.0
+
+
+def test_report_of_paired_outputs_ignores_free_pairs():
+    fn = lambda x: x * jnp.array([1.0, 2.0, 3.0])
+    points = jax.random.normal(jax.random.key(0), (5, 3))
+    report = mj.metrics.monotonicity_report(fn, points, np.diag([1, 1, 0]), outputs="paired")
+    np.testing.assert_allclose(report.worst_slope, [1, 2, 0])
+    np.testing.assert_allclose(report.mean_slope, [1, 2, 0])
+
+
 def test_bad_batch_size():
     with pytest.raises(ValueError, match="batch_size"):
         mj.metrics.violation_rate(wave, X, (1, 0), batch_size=0)

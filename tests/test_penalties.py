@@ -140,20 +140,25 @@ def test_no_gradient_flows_through_the_points(reduce):
     assert not g.any()
 
 
-def test_flops_of_the_shared_forward():
-    """Values cost no second forward pass: the compiled program is as large as the gradient's."""
+@pytest.mark.parametrize("reduce, passes", [("mean", 1), ("max", 2)])
+def test_values_and_penalty_share_one_forward(reduce, passes):
+    """Counted in the traced program, since XLA would merge equal passes; "max" adds one point's."""
     x = jnp.ones((64, 30))
-    params = MLP((64, 64)).init(jax.random.key(0), x)
-
-    def flops(fn):
-        return jax.jit(fn).lower(params).compile().cost_analysis()["flops"]
+    params = MLP((8,)).init(jax.random.key(0), x)
 
     def both(p):
-        fn = functools.partial(MLP((64, 64)).apply, p)
-        return mj.value_and_penalty(fn, x, np.ones(30, int))
+        fn = functools.partial(MLP((8,), activation=jax.nn.tanh).apply, p)
+        return mj.value_and_penalty(fn, x, np.ones(30, int), reduce=reduce)
 
-    alone = flops(lambda p: both(p)[1])
-    assert flops(both) < 1.05 * alone
+    def calls(fn):
+        return str(jax.make_jaxpr(fn)(params)).count("= tanh")
+
+    assert calls(both) == passes
+    apart = lambda p: (
+        jax.vmap(lambda x: MLP((8,), activation=jax.nn.tanh).apply(p, x))(x),
+        both(p),
+    )
+    assert calls(apart) == passes + 1
 
 
 def test_works_under_vmap_over_models():
@@ -191,6 +196,9 @@ X = jnp.ones((2, 3))
         (lambda: mj.monotonicity_penalty(polynomial, X.at[0, 0].set(jnp.inf), (1, 1, 1)), "NaN or"),
         (lambda: mj.monotonicity_penalty(polynomial, X, (1, 1, 1), reduce="sum"), "'sum'"),
         (lambda: mj.monotonicity_penalty(polynomial, X, (1, 1, 1), margin=-1.0), "margin"),
+        (lambda: mj.monotonicity_penalty(polynomial, X, (1, 1, 1), margin=jnp.nan), "margin"),
+        (lambda: mj.monotonicity_penalty(polynomial, X, (1, 1, 1), margin=np.float32(-1)), ">= 0"),
+        (lambda: mj.monotonicity_penalty(polynomial, X, (1, 1, 1), margin=jnp.ones(1)), "one numb"),
         (lambda: mj.monotonicity_penalty(polynomial, X, (1, 1, 1), outputs="every"), "'every'"),
         (lambda: mj.monotonicity_penalty(polynomial, X, (1, 1, 1), outputs="label"), "vector"),
         (lambda: mj.monotonicity_penalty(polynomial, X, (1, 1, 1), labels=[0, 0]), "labels are"),
@@ -227,8 +235,30 @@ def test_integer_points_are_refused():
         mj.monotonicity_penalty(polynomial, jnp.ones((2, 3), int), (1, 1, 1))
 
 
-def test_points_of_another_width_than_the_model():
-    """The model's own shape error comes through, at trace time."""
+def test_points_of_another_width():
+    """Against the directions: our error, before the model is traced."""
     params = MODEL.init(jax.random.key(0), jnp.ones(4))
-    with pytest.raises(Exception, match=r"shape"):
+    with pytest.raises(ValueError, match=r"directions must have shape \(5,\).*got \(4,\)"):
         mlp_penalty(params, jnp.ones((2, 5)), reduce="mean")
+
+
+def test_integer_valued_functions_are_refused():
+    with pytest.raises(TypeError, match="floating point values to have slopes, got int32"):
+        mj.monotonicity_penalty(lambda x: jnp.int32(x), X, (1, 1, 1), outputs="all")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: mj.monotonicity_penalty(polynomial, np.full((2, 3), np.nan), (1, 1, 1)),
+        lambda: mj.monotonicity_penalty(
+            linear_map, np.ones((2, 2)), (1, 1), outputs="label", labels=np.array([0, 2**32])
+        ),
+        lambda: mj.uniform_points(jax.random.key(0), 3, np.ones(2), np.zeros(2)),
+        lambda: mj.monotonicity_penalty(polynomial, np.ones((2, 3)), [1, 1, 2]),
+    ],
+)
+def test_known_values_are_checked_inside_jit(call):
+    """numpy arguments of a jitted step are known when it is traced."""
+    with pytest.raises(ValueError):
+        jax.jit(call)()

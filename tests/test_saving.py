@@ -1,6 +1,9 @@
 """mj.save and mj.load: the same model back, and nothing run from a file."""
 
 import json
+import os
+import subprocess
+import sys
 
 import flax.linen as nn
 import jax
@@ -99,3 +102,84 @@ def test_names_in_the_file_are_not_imported(tmp_path):
 def test_no_model_there(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no model.json"):
         mj.load(tmp_path)
+
+
+def test_a_fresh_process_loads_a_model_of_monojax(tmp_path):
+    """Nothing but `import monojax` has happened there."""
+    module = TwoBranch((0, 2))
+    path = mj.save(tmp_path / "model", module, module.init(jax.random.key(1), X))
+    code = f"import monojax as mj; print(type(mj.load({str(path)!r})[0]).__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip() == "TwoBranch", done.stderr
+
+
+def test_an_interrupted_overwrite_keeps_the_old_model(tmp_path, monkeypatch):
+    module = MLP((3,))
+    variables = module.init(jax.random.key(1), X)
+    path = mj.save(tmp_path / "model", module, variables)
+    replace = os.replace
+
+    def interrupted(source, target):
+        if os.fspath(source).endswith("model") and str(target) == str(path):
+            raise KeyboardInterrupt
+        return replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            mj.save(path, module, jax.tree.map(jnp.zeros_like, variables), overwrite=True)
+    for a, b in zip(*map(jax.tree.leaves, (mj.load(path)[1], variables)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_damaged_models_are_named(tmp_path):
+    module = MLP((64, 64))
+    path = mj.save(tmp_path / "model", module, module.init(jax.random.key(1), X))
+    largest = max((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    good = largest.read_bytes()
+    for place in (len(good) // 3, len(good) // 2):
+        bad = bytearray(good)
+        bad[place] ^= 0x10
+        largest.write_bytes(bytes(bad))
+        with pytest.raises(ValueError, match="is damaged"):
+            mj.load(path)
+    largest.unlink()
+    with pytest.raises(ValueError, match="is damaged"):
+        mj.load(path)
+    (path / "model.json").write_text("{")
+    with pytest.raises(ValueError, match=r"model.json is damaged"):
+        mj.load(path)
+
+
+def test_double_precision_that_is_cut_is_said(tmp_path):
+    path = mj.save(tmp_path / "model", nn.Dense(2), {"params": {"kernel": np.ones((6, 2))}})
+    with pytest.warns(UserWarning, match="holds float64, read as float32"):
+        mj.load(path)
+
+
+class Holder(nn.Module):
+    """A field that holds a class."""
+
+    block: type = MLP
+    options: object = None
+
+
+def test_classes_survive_and_other_keys_are_refused(tmp_path):
+    path = mj.save(tmp_path / "a", Holder(), {})
+    assert mj.load(path, classes=[Holder])[0].block is MLP
+    with pytest.raises(TypeError, match="keys that are no strings"):
+        mj.save(tmp_path / "b", Holder(options=({1: 2},)), {})
+    with pytest.raises(TypeError, match="cannot be saved"):
+        mj.save(tmp_path / "b", Holder(block=dict), {})
+
+
+@pytest.mark.parametrize("name", ["jax.numpy.load", "jax.numpy.__builtins__", "jax.nn.__loader__"])
+def test_functions_that_read_files_are_not_known(tmp_path, name):
+    path = mj.save(tmp_path / "model", MLP((3,)), {})
+    text = (path / "model.json").read_text()
+    assert "flax.linen.relu" in text or "jax.nn.relu" in text
+    text = text.replace("flax.linen.relu", name).replace("jax.nn.relu", name)
+    (path / "model.json").write_text(text)
+    with pytest.raises(ValueError, match="not known here"):
+        mj.load(path)

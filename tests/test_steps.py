@@ -86,6 +86,22 @@ def test_replicas_stay_equal():
     assert training.unreplicate(state).step == 3
 
 
+@needs_8
+def test_counters_in_the_model_state_stay_integers():
+    def loss(params, model_state, batch, key, axis_name):
+        state = {"count": model_state["count"] + 1, "mean": batch["x"].mean()}
+        return jnp.square(params["w"]).sum(), (state, {})
+
+    optimizer = optax.sgd(0.1)
+    first = {"count": jnp.int32(0), "mean": jnp.float32(0)}
+    state = training.create_state(jax.random.key(0), {"w": jnp.ones(2)}, optimizer, first)
+    state = training.replicate(state)
+    state, _ = training.pmap_step(loss, optimizer)(state, training.shard_batch({"x": DATA}))
+    state = training.unreplicate(state)
+    assert state.model_state["count"].dtype == jnp.int32 and state.model_state["count"] == 1
+    np.testing.assert_allclose(state.model_state["mean"], DATA.mean(), rtol=1e-6)
+
+
 def test_step_counts_and_draws_new_points():
     optimizer = optax.sgd(0.0)
     loss = functools.partial(loss_fn, reduce="mean", region="random")

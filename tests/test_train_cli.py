@@ -47,6 +47,24 @@ def test_overrides_keep_types():
     assert str(parse(["--config", "main:quick"], CONFIGS)[1]) == os.path.join("runs", "main-quick")
 
 
+@pytest.mark.parametrize(
+    "override, match",
+    [
+        ("kinds=('none','mixupp')", "unknown kind of penalty 'mixupp'; did you mean mixup"),
+        ("penalty.reduce=maxx", "config.penalty.reduce is 'maxx'; did you mean max"),
+        ("problems.auto_mpg.data=auto_mgp", "did you mean auto_mpg"),
+        ("problems.synthetic_100.shift=cod", "did you mean code"),
+        ("seeds=0", "config.seeds must be at least 1, got 0"),
+        ("penalty.gamma=-1.0", "config.penalty.gamma must be at least 0"),
+        ("experiment=penaltys", "unknown experiment 'penaltys'; did you mean penalties"),
+    ],
+)
+def test_mistyped_values_fail_before_anything_is_written(tmp_path, override, match, capsys):
+    argv = ["--config=main:quick", f"--config.{override}", f"--workdir={tmp_path / 'run'}"]
+    assert main(argv) == 1
+    assert match in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
 def test_a_file_without_get_config(tmp_path):
     (tmp_path / "c.py").write_text("x = 1\n")
     with pytest.raises(UsageError, match="no function get_config"):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 CONFIGS = Path(__file__).parent / "configs"
+EXPERIMENTS = ("penalties", "sphere")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,11 +56,16 @@ def run(config: Any, workdir: Path) -> int:
     """
     from monojax.training import open_workdir
     from monojax.training.writers import progress_bar
+    from train.arguments import near
 
     start = time.monotonic()
+    if config.experiment not in EXPERIMENTS:
+        hint = near(config.experiment, list(EXPERIMENTS))
+        raise ValueError(f"unknown experiment {config.experiment!r}; {hint}")
+    experiment = importlib.import_module(f"train.{config.experiment}")
+    experiment.check(config)  # before anything is written
     workdir = open_workdir(workdir, config)
     print(f"train: {config.experiment} ({config.mode}), results in {workdir}", flush=True)
-    experiment = importlib.import_module(f"train.{config.experiment}")
     bar = progress_bar(experiment.total_steps(config), config.experiment)
     try:
         experiment.run(config, workdir, bar)

@@ -16,8 +16,10 @@ import optax
 from flax import struct
 
 import monojax as mj
+from monojax.data.tabular import TABULAR_SETS
 from monojax.models import TwoBranch
 from monojax.training import fit, over_seeds
+from train.arguments import near
 from train.problems import Problem, load_problem
 from train.report import paper_tables, penalty_report
 
@@ -64,6 +66,39 @@ def run(config: Any, workdir: Path, bar: Any) -> dict[str, Any]:
     if all(options.data == "synthetic" for options in config.problems.values()):
         paper_tables(results, config, workdir)
     return results
+
+
+def check(config: Any) -> None:
+    """Finds mistakes in the values of a config before anything is trained or written.
+
+    Args:
+      config: the experiment's config.
+
+    Raises:
+      ValueError: naming the first one.
+    """
+    for kind in config.kinds:
+        if kind not in KINDS:
+            raise ValueError(f"unknown kind of penalty {kind!r}; {near(kind, list(KINDS))}")
+    choices: dict[str, Any] = {"config.penalty.reduce": (config.penalty.reduce, ("mean", "max"))}
+    least: dict[str, Any] = {"config.seeds": (config.seeds, 1), "config.chunk": (config.chunk, 1)}
+    least |= {f"config.penalty.{k}": (config.penalty[k], b) for k, b in _LEAST_PENALTY.items()}
+    for name, options in config.problems.items():
+        data = ("synthetic", *TABULAR_SETS)
+        choices[f"config.problems.{name}.data"] = (options.data, data)
+        if options.data == "synthetic":
+            choices[f"config.problems.{name}.shift"] = (options.shift, ("code", "paper"))
+        for key in ("epochs", "batch_size", "steps_per_epoch", "hidden"):
+            least[f"config.problems.{name}.{key}"] = (options[key], 1)
+    for key, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise ValueError(f"{key} is {value!r}; {near(value, list(allowed))}")
+    for key, (number, bound) in least.items():
+        if not number >= bound:
+            raise ValueError(f"{key} must be at least {bound}, got {number!r}.")
+
+
+_LEAST_PENALTY = {"gamma": 0, "margin": 0, "points": 2, "radius": 0}
 
 
 def total_steps(config: Any) -> int:

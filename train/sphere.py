@@ -129,6 +129,22 @@ def prob_outside_mixup_published(r: Any, n: int) -> np.ndarray:
     return (1 - r**n) * (1 - r)
 
 
+def check(config: Any) -> None:
+    """Finds mistakes in the values of a config before anything is written.
+
+    Args:
+      config: the experiment's config.
+
+    Raises:
+      ValueError: naming the first one.
+    """
+    for n in config.dims:
+        for r in (*config.radii, config.plane_radius):
+            _check(r, n)
+    for name in ("samples", "plane_points"):
+        _check_count(config[name], f"config.{name}")
+
+
 def total_steps(config: Any) -> int:
     """Units of work: one per dimension.
 

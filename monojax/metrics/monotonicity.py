@@ -19,7 +19,7 @@ class MonotonicityReport(NamedTuple):
     worst_slope: jax.Array
     """`[d]`: smallest signed slope seen; negative is a violation."""
     mean_slope: jax.Array
-    """`[d]`: mean signed slope."""
+    """`[d]`: mean over points of the signed slope (of the worst output, with several)."""
     penalty_per_input: jax.Array
     """`[d]`: mean squared violation; sums to ``monotonicity_penalty(..., reduce="mean")``."""
 
@@ -44,14 +44,14 @@ def violations(
       batch_size: points evaluated at once, which bounds the memory.
 
     Returns:
-      bool `[n]`; a slope of exactly 0 is no violation.
+      bool `[n]`; a slope of exactly 0 is no violation, one that is NaN is.
 
     Raises:
       ValueError: on wrong shapes, directions or options, on NaN in concrete points.
     """
 
     def fails(slopes):
-        return (slopes < 0).any()
+        return (~(slopes >= 0)).any()  # a slope that is no number is a violation, too
 
     return _over_points(fn, points, directions, outputs, labels, batch_size, fails)
 
@@ -121,12 +121,16 @@ def monotonicity_report(
       ValueError: as :func:`violation_rate`.
     """
 
+    asked = jnp.asarray(directions) != 0
+    any_output = asked.reshape(-1, asked.shape[-1]).any(axis=0)
+
     def per_point(slopes):
-        rows = slopes.reshape(-1, slopes.shape[-1])
-        return rows.min(axis=0), jnp.square(jnp.minimum(rows, 0)).sum(axis=0)
+        rows = jnp.where(asked, slopes, jnp.inf).reshape(-1, slopes.shape[-1])
+        worst = jnp.where(any_output, rows.min(axis=0), 0)
+        return worst, jnp.square(jnp.minimum(rows, 0)).sum(axis=0)
 
     worst, squared = _over_points(fn, points, directions, outputs, labels, batch_size, per_point)
-    wrong = worst < 0
+    wrong = ~(worst >= 0)
     return MonotonicityReport(
         violation_rate=wrong.any(axis=1).mean(),
         violation_rate_per_input=wrong.mean(axis=0),

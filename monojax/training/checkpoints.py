@@ -1,5 +1,6 @@
 """Checkpoints by orbax: atomic, checked when read, with a way back when one is damaged."""
 
+import json
 import os
 import shutil
 import warnings
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from monojax.checksum import tree_checksum
 from monojax.extras import require
 
 
@@ -26,10 +28,10 @@ class Checkpoints:
 
     Args:
       directory: where to keep them; made absolute, as orbax asks.
-      keep: how many to keep. Two or more leave a way back from a damaged file.
+      keep: how many to keep (None: all). Two or more leave a way back from a damaged file.
     """
 
-    def __init__(self, directory: str | os.PathLike, keep: int = 2):
+    def __init__(self, directory: str | os.PathLike, keep: int | None = 2):
         """See the class."""
         # Imported here, not with monojax: orbax costs half a second.
         self._ocp = require("orbax.checkpoint", "train")
@@ -49,11 +51,12 @@ class Checkpoints:
           The checkpoint's directory.
         """
         host = _to_host(state)
-        record = {"checksum": _checksum(host), "loop": meta or {}}
+        loop = json.loads(json.dumps(meta or {}))
+        record = {"checksum": _record_checksum(host, loop), "loop": loop}
         if step in self._manager.all_steps():
             # The same run reached the same step again: the first copy stays unless it is bad.
             try:
-                if self._read(step, state)[1] == record["loop"]:
+                if self._read(step, state)[1] == loop:
                     return self.directory / str(step)
             except Exception:
                 pass
@@ -103,6 +106,20 @@ class Checkpoints:
             )
         return None
 
+    def keep_only(self, steps: set[int]) -> None:
+        """Deletes all other checkpoints, after waiting for what is being written.
+
+        Args:
+          steps: what to keep.
+        """
+        self._manager.wait_until_finished()
+        for step in set(self._manager.all_steps()) - steps:
+            self._manager.delete(step)
+
+    def steps(self) -> list[int]:
+        """Steps that are complete on disk, in order."""
+        return sorted(self._manager.all_steps())
+
     def wait(self) -> None:
         """Returns when everything saved so far is on disk."""
         self._manager.wait_until_finished()
@@ -120,9 +137,10 @@ class Checkpoints:
             args=args.Composite(state=args.StandardRestore(template), meta=args.JsonRestore()),
         )
         _check_like(found["state"], template)
-        if _checksum(found["state"]) != found["meta"]["checksum"]:
+        loop = found["meta"]["loop"]
+        if _record_checksum(found["state"], loop) != found["meta"]["checksum"]:
             raise ValueError("its checksum does not agree with its content")
-        return _from_host(found["state"], like), found["meta"]["loop"]
+        return _from_host(found["state"], like), loop
 
     def _set_aside(self, steps: list[int]) -> None:
         for step in steps:
@@ -168,14 +186,10 @@ def _check_like(found: Any, template: Any) -> None:
             )
 
 
-def _checksum(tree: Any) -> int:
-    """crc32 over names, shapes, dtypes and bytes of all leaves."""
-    total = 0
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        leaf = np.asarray(leaf)
-        head = f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode()
-        total = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), zlib.crc32(head, total))
-    return total
+def _record_checksum(state: Any, loop: dict[str, Any]) -> int:
+    """Over the state and the loop's bookkeeping."""
+    text = json.dumps(loop, sort_keys=True).encode()
+    return zlib.crc32(text, tree_checksum(state))
 
 
 def _first_line(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """The loop of every experiment: advance, watch, measure, checkpoint, resume."""
 
+import base64
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -8,12 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from monojax.training.batches import Batches
 from monojax.training.checkpoints import Checkpoints
 from monojax.training.interrupts import Interrupts
-from monojax.training.workdir import open_workdir
+from monojax.training.workdir import WorkdirError, open_workdir
 from monojax.training.writers import MetricsWriter, progress_bar
 
 Metrics = Mapping[str, Any]
@@ -111,15 +113,20 @@ def fit(
       Run.
 
     Raises:
-      FloatingPointError: at a non-finite loss, naming the step; nothing of that step or later
-        is saved.
+      FloatingPointError: at a non-finite loss or "grad_norm", naming the step; parameters that
+        are not finite are never saved.
       WorkdirError: if the directory belongs to another config.
       CheckpointError: if there are checkpoints and none can be read.
       SystemExit: after Ctrl-C (code 130) or SIGTERM (143), with the state saved.
     """
     schedule = Schedule(num_steps, steps_per_call, log_every, eval_every, checkpoint_every)
-    with _Loop(state, schedule, workdir, config, batches, best, keep, tensorboard, name) as loop:
-        with _bar(bar, schedule, loop.step, name) as show, Interrupts() as interrupts:
+    if workdir is not None and config is None:
+        raise ValueError("a workdir needs a config, by which another run's directory is refused.")
+    with (
+        Interrupts() as interrupts,
+        _Loop(state, schedule, workdir, config, batches, best, keep, tensorboard, name) as loop,
+    ):
+        with _bar(bar, schedule, loop.step, name) as show:
             while loop.step < num_steps:
                 loop.advance(advance)
                 show(steps_per_call)
@@ -131,6 +138,9 @@ def fit(
                     loop.save()
                 if interrupts.received is not None:
                     loop.stop(interrupts)
+        loop.finish()
+        if interrupts.received is not None:
+            loop.stop(interrupts)
         return Run(loop.state, loop.step, loop.resumed_from, loop.best)
 
 
@@ -141,16 +151,17 @@ class _Loop:
         self.state, self.schedule, self.batches, self.name = state, schedule, batches, name
         self.step, self.best, self._best_rule, self.resumed_from = 0, None, best, 0
         self._pending: list[tuple[int, Metrics]] = []
+        self._named_best = -1  # the best step that the newest checkpoint on disk names
         self.workdir: Path | None = None
         self._latest: Checkpoints | None = None
         self._best: Checkpoints | None = None
         self._writer: MetricsWriter | None = None
         if workdir is None:
             return
-        self.workdir = open_workdir(workdir, {} if config is None else config)
+        self.workdir = open_workdir(workdir, config)
         self._latest = Checkpoints(self.workdir / "checkpoints", keep)
         if best is not None:
-            self._best = Checkpoints(self.workdir / "best", keep=1)
+            self._best = Checkpoints(self.workdir / "best", keep=None)
         self._resume(self._latest)
         self._writer = MetricsWriter(self.workdir, self.step, tensorboard)
 
@@ -160,8 +171,15 @@ class _Loop:
             return
         self.step, self.state, meta = found
         self.resumed_from, self.best = self.step, meta["best"]
+        if self.best is not None:
+            self._named_best = self.best["step"]
+        if self.step > self.schedule.num_steps:
+            raise WorkdirError(
+                f"{self.workdir} is at step {self.step}, past num_steps = "
+                f"{self.schedule.num_steps}; ask for more steps or choose another directory."
+            )
         if self.batches is not None:
-            self.batches.set_state(meta["batches"])
+            self.batches.set_state(_decode(meta["batches"]))
 
     def __enter__(self):
         return self
@@ -185,17 +203,34 @@ class _Loop:
             del self._pending[:-1]
 
     def _check(self, step: int, metrics: Metrics):
-        loss = np.asarray(jax.device_get(metrics["loss"]))
-        if np.isfinite(loss).all():
-            return
-        first = step - self.schedule.steps_per_call + 1
-        if self.schedule.steps_per_call > 1:
-            bad = ~np.isfinite(loss).reshape(len(loss), -1).all(axis=1)
-            first += int(np.argmax(bad))
-        kept = "" if self.workdir is None else f" The last good state is in {self.workdir}."
+        """Raises at the first step whose loss or gradient norm is not finite."""
+        for what, key in (("loss", "loss"), ("gradient", "grad_norm")):
+            if key not in metrics:
+                continue
+            values = np.asarray(jax.device_get(metrics[key]))
+            if np.isfinite(values).all():
+                continue
+            first = step - self.schedule.steps_per_call + 1
+            if self.schedule.steps_per_call > 1:
+                bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+                first += int(np.argmax(bad))
+            self._not_finite(what, first)
+
+    def _check_state(self):
+        """A state that is not finite is never written: a run could not go on from it."""
+        leaves = jax.tree.leaves(self.state)
+        floats = [leaf for leaf in leaves if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
+        watched = getattr(self.state, "params", floats)  # best values of seeds may start at inf
+        if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(watched)):
+            self._not_finite("parameters", self.step)
+
+    def _not_finite(self, what: str, step: int):
+        kept = ""
+        if self._latest is not None and (saved := self._latest.steps()):
+            kept = f" The last good state is {self._latest.directory / str(saved[-1])}."
         raise FloatingPointError(
-            f"{self.name}: the loss is not finite at step {first} ({loss.ravel()[:4]}); "
-            f"lower the learning rate or the penalty's weight, or check the data.{kept}"
+            f"{self.name}: the {what} is not finite at step {step}; lower the learning rate or the "
+            f"penalty's weight, or check the data.{kept}"
         )
 
     def log(self):
@@ -218,7 +253,10 @@ class _Loop:
             raise ValueError(f"best asks for {key!r}, but evaluate gave {sorted(metrics)}.")
         value = float(metrics[key])
         sign = 1 if rule == "min" else -1
+        if not np.isfinite(value):
+            return
         if self.best is None or sign * value < sign * self.best["value"]:
+            self._check_state()
             self.best = {"step": self.step, "value": value}
             if self._best is not None:
                 self._best.save(self.step, self.state, self.best)
@@ -226,16 +264,29 @@ class _Loop:
     def save(self) -> Path | None:
         if self._latest is None:
             return None
-        position = None if self.batches is None else self.batches.get_state()
+        self._check_state()
+        position = None if self.batches is None else _encode(self.batches.get_state())
         if self._best is not None:
-            self._best.wait()  # "latest" must not name a best that is not on disk yet
+            # "latest" must not name a best that is not on disk yet, nor lose the one that the
+            # previous "latest" names while this one is being written.
+            self._latest.wait()
+            keep = {self.best["step"]} if self.best is not None else set()
+            self._best.keep_only(keep | {self._named_best})
+            self._named_best = self.best["step"] if self.best is not None else -1
         return self._latest.save(self.step, self.state, {"best": self.best, "batches": position})
 
-    def stop(self, interrupts: Interrupts):
-        self._check(*self._pending[-1])
-        path = self.save()
+    def finish(self):
+        """Waits until everything is on disk; the best that is not the best any more goes."""
         if self._latest is not None:
             self._latest.wait()
+        if self._best is not None and self.best is not None:
+            self._best.keep_only({self.best["step"]})
+
+    def stop(self, interrupts: Interrupts):
+        if self._pending:
+            self._check(*self._pending[-1])
+        path = self.save()
+        self.finish()
         where = "nothing was kept (no workdir)" if path is None else f"saved {path}"
         print(
             f"\n{self.name}: interrupted at step {self.step}; {where}."
@@ -262,3 +313,17 @@ def _bar(bar: Any, schedule: Schedule, done: int, name: str) -> Iterator[Callabl
             yield own.update
         finally:
             own.close()
+
+
+def _encode(position: Any) -> Any:
+    """A data position as JSON; grain's may be bytes."""
+    if isinstance(position, bytes):
+        return {"$bytes": base64.b64encode(position).decode()}
+    return position
+
+
+def _decode(position: Any) -> Any:
+    """The inverse of :func:`_encode`."""
+    if isinstance(position, dict) and set(position) == {"$bytes"}:
+        return base64.b64decode(position["$bytes"])
+    return position

@@ -91,9 +91,8 @@ def train_step(
     )
     metrics = {"loss": loss, **metrics}
     if axis_name is not None:
-        loss, metrics, grads, model_state = jax.lax.pmean(
-            (loss, metrics, grads, model_state), axis_name
-        )
+        metrics, grads = jax.lax.pmean((metrics, grads), axis_name)
+        model_state = jax.tree.map(functools.partial(_mean, axis_name), model_state)
     metrics["grad_norm"] = jnp.sqrt(sum(jnp.vdot(g, g).real for g in jax.tree.leaves(grads)))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     state = state.replace(
@@ -103,6 +102,11 @@ def train_step(
         model_state=model_state,
     )
     return state, metrics
+
+
+def _mean(axis_name: str, leaf: jax.Array) -> jax.Array:
+    """Mean over devices; counters are equal on all of them and stay integers."""
+    return jax.lax.pmean(leaf, axis_name) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
 
 
 def jit_step(

@@ -32,7 +32,7 @@ def open_workdir(path: str | os.PathLike, config: Any) -> Path:
     wanted = plain_config(config)
     if path.exists() and not path.is_dir():
         raise WorkdirError(f"{path} is a file; give a directory for the results.")
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and any(not _is_leftover(item) for item in path.iterdir()):
         _check_same(path, wanted)
     else:
         path.mkdir(parents=True, exist_ok=True)
@@ -74,12 +74,17 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> Path:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o644)  # mkstemp gives 0o600
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
     return path
+
+
+def _is_leftover(path: Path) -> bool:
+    """A half-written config of our own, from a run killed in its first moment."""
+    return path.name.startswith(f".{CONFIG}.")
 
 
 def machine() -> str:
@@ -123,11 +128,5 @@ def _differences(found: Any, wanted: Any, key: str = ""):
             yield from _differences(
                 found.get(name, missing), wanted.get(name, missing), f"{key}.{name}".lstrip(".")
             )
-    elif found != wanted:
+    elif json.dumps(found) != json.dumps(wanted):  # as text, so that NaN equals NaN
         yield f"{key} is {found!r} there and {wanted!r} now"
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -49,7 +49,7 @@ class MetricsWriter:
           metrics: name to scalar or array.
         """
         values = {name: np.asarray(value) for name, value in metrics.items()}
-        line = {"step": step, **{name: value.tolist() for name, value in values.items()}}
+        line = {name: value.tolist() for name, value in values.items()} | {"step": step}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         if self._board is not None:
@@ -74,7 +74,11 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     """
     lines = (Path(workdir) / METRICS).read_text(encoding="utf-8").splitlines(keepends=True)
     whole = [line for line in lines if line.endswith("\n")]
-    return [json.loads(line) for line in whole]
+    try:
+        return [json.loads(line) for line in whole]
+    except ValueError as error:
+        path = Path(workdir) / METRICS
+        raise ValueError(f"{path} is damaged ({error}); move it away to go on.") from error
 
 
 def progress_bar(total: int, description: str, unit: str = "step") -> Any:

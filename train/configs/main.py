@@ -29,7 +29,7 @@ def get_config(mode="full"):
 
 
 def auto_mpg():
-    # 251 training rows make 3 batches of 64; 200 epochs = 600 steps, past the best epoch of most runs.
+    # 251 training rows make 3 batches of 64; 200 epochs = 600 steps, past most runs' best epoch.
     # Widths as in the authors' tabular runs.
     return dict(
         data="auto_mpg",
