@@ -158,7 +158,7 @@ def _encode(value: Any, where: str) -> Any:
         return {"$tuple": items} if isinstance(value, tuple) else items
     if isinstance(value, type) and issubclass(value, nn.Module):
         return {"$class": _class_name(value)}
-    if isinstance(value, dict) or hasattr(value, "items"):
+    if hasattr(value, "items") and not isinstance(value, type):
         if not all(isinstance(key, str) for key in value):
             raise TypeError(f"{where} has keys that are no strings: {list(value)[:5]}.")
         return {"$dict": {k: _encode(v, f"{where}[{k!r}]") for k, v in value.items()}}
