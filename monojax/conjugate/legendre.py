@@ -59,6 +59,7 @@ def conjugate(
     A potential may be an object with more than ``__call__``; each of these is used if present:
     ``strong_convexity(params) -> []`` and ``smoothness(params) -> []`` (bounds on the eigenvalues
     of its Hessian), ``start(params, x) -> [d]``, ``hessian(params, y) -> [d, d]``,
+    ``hvp(params, y) -> (v -> [d])``, ``hessian_solve(params, y, b) -> [d]``,
     ``restrict(params, x) -> (potential, params, x, lift)`` (the same problem in fewer unknowns u,
     with y = lift(u)), and ``piecewise_linear: bool`` (a kinked gradient: no implicit rule).
     It must be hashable and close over no traced array: parameters are an argument.
@@ -208,6 +209,7 @@ def _run(potential, params, x, solver, start, scale) -> Solution:
     """One inner problem, with what the potential offers to help; ``scale`` sets the tolerance."""
     if start is None:
         start = _offered(potential, "start", params, x)
+    bounded = solver.method in ("fixed", "nesterov")  # certifying costs singular values
     extra = {}
     if hasattr(potential, "hessian"):
         extra["hessian_fn"] = lambda y: potential.hessian(params, y)
@@ -219,7 +221,7 @@ def _run(potential, params, x, solver, start, scale) -> Solution:
         x if start is None else jnp.asarray(start, x.dtype),
         solver,
         strong_convexity=_offered(potential, "strong_convexity", params),
-        smoothness=_offered(potential, "smoothness", params),
+        smoothness=_offered(potential, "smoothness", params) if bounded else None,
         **extra,
     )
 
