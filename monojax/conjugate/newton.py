@@ -52,7 +52,7 @@ def newton(
     Args:
       linear: "dense" for small d, "cg" for large.
       cg_steps: most Hessian-vector products per step; at least 1.
-      search_steps: most evaluations per line search; at least 1.
+      search_steps: most evaluations per line search, before one at the bracket's lower end.
       slope_ratio: the step is taken when the slope along the ray fell to this share.
 
     Returns:
@@ -216,7 +216,7 @@ def _search(value_fn, y, value, gradient, direction, active, max_steps, ratio):
         return flat | (jnp.linalg.norm(grad) <= 0.5 * norm0)
 
     def unfinished(s: _Search):
-        return ~s.accepted & (s.trials < max_steps) & active
+        return ~s.accepted & active
 
     def body(s: _Search):
         new, grad = evaluate(y + s.t * direction)
@@ -232,8 +232,13 @@ def _search(value_fn, y, value, gradient, direction, active, max_steps, ratio):
             (s.trials % 3 == 2) | ~jnp.isfinite(share), 0.5, jnp.clip(share, 0.05, 0.95)
         )
         inside = low + share * jnp.where(jnp.isfinite(high), high - low, 0)
-        accepted = usable & accept(s.t, new, grad, slope)
-        t = jnp.where(accepted, s.t, jnp.where(jnp.isfinite(high), inside, 4 * s.t))
+        # The last trial is the lower end of the bracket, taken whatever it brings: its slope is
+        # still negative, so the function is lower there than at the start.
+        last = s.trials >= max_steps
+        accepted = (usable & accept(s.t, new, grad, slope)) | last
+        t = jnp.where(jnp.isfinite(high), inside, 4 * s.t)
+        t = jnp.where(s.trials == max_steps - 1, low, t)
+        t = jnp.where(accepted, s.t, t)
         return _Search(t, new, grad, low, slope_low, high, slope_high, s.trials + 1, accepted)
 
     one, inf = jnp.ones_like(value), jnp.full_like(value, jnp.inf)
@@ -242,14 +247,4 @@ def _search(value_fn, y, value, gradient, direction, active, max_steps, ratio):
         one, value, gradient, zero, slope0, inf, inf, jnp.asarray(0), jnp.asarray(False)
     )
     s = jax.lax.while_loop(unfinished, body, start)
-
-    # Out of trials: the lower end of the bracket is a descent step (its slope is still negative).
-    def fallback(s: _Search):
-        return ~s.accepted & active
-
-    def settle(s: _Search):
-        new, grad = evaluate(y + s.low * direction)
-        return s._replace(t=s.low, value=new, grad=grad, accepted=jnp.asarray(True))
-
-    s = jax.lax.while_loop(fallback, settle, s)
     return s.t, s.value, s.grad

@@ -5,8 +5,9 @@ stops on its own residual :math:`r = x - \nabla G(y)`; under `jax.vmap` the fini
 frozen. If G is :math:`\mu`-strongly convex then :math:`\|y - y^*\| \le \|r\| / \mu`, an
 a-posteriori bound that needs nothing but the residual.
 
-``method="auto"`` is damped Newton: "newton" (Cholesky) up to ``DENSE_LIMIT`` unknowns and
-"newton_cg" above; ``tests/bench/conjugate.py`` measures that choice.
+``method="auto"`` is damped Newton: "newton" (Cholesky) up to ``DENSE_LIMIT`` unknowns, or up to
+``STRUCTURED_LIMIT`` if the potential brings an ``hvp`` of its own, and "newton_cg" above;
+``tests/bench/conjugate.py`` measures that choice.
 """
 
 import dataclasses
@@ -21,6 +22,9 @@ from monojax.conjugate.newton import newton
 
 DENSE_LIMIT = 160
 """Largest number of unknowns for which "auto" factorises a dense Hessian."""
+
+STRUCTURED_LIMIT = 16
+"""The same where the potential brings its own cheap Hessian-vector products."""
 
 METHODS = ("auto", "newton", "newton_cg", "lbfgs", "gradient", "fixed", "nesterov", "adam")
 SEARCHING = ("auto", "newton", "newton_cg", "lbfgs")
@@ -101,7 +105,11 @@ class Solver:
         return isinstance(self.method, str) and self.method in SEARCHING
 
     def transformation(
-        self, dim: int, strong_convexity: Any = None, smoothness: Any = None
+        self,
+        dim: int,
+        strong_convexity: Any = None,
+        smoothness: Any = None,
+        structured: bool = False,
     ) -> optax.GradientTransformationExtraArgs:
         """The optax transformation to run.
 
@@ -109,6 +117,7 @@ class Solver:
           dim: number of unknowns d.
           strong_convexity: mu; may be traced. None means not known.
           smoothness: largest curvature of G; may be traced. None means not known.
+          structured: whether the potential brings Hessian-vector products.
 
         Returns:
           A transformation with extra arguments.
@@ -128,7 +137,8 @@ class Solver:
             return value
 
         if method in ("auto", "newton", "newton_cg"):
-            cg = method == "newton_cg" or (method == "auto" and dim > DENSE_LIMIT)
+            limit = STRUCTURED_LIMIT if structured else DENSE_LIMIT
+            cg = method == "newton_cg" or (method == "auto" and dim > limit)
             return newton("cg" if cg else "dense")
         if method == "lbfgs":
             return optax.lbfgs()
@@ -211,7 +221,7 @@ def minimise(
     """
     mu = solver.strong_convexity if strong_convexity is None else strong_convexity
     top = solver.smoothness if smoothness is None else smoothness
-    method = solver.transformation(start.shape[0], mu, top)
+    method = solver.transformation(start.shape[0], mu, top, structured="hvp_fn" in extra)
     threshold = solver.threshold(x)
     evaluate = jax.value_and_grad(value_fn)
     small = jnp.finfo(start.dtype).eps
