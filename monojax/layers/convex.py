@@ -1,8 +1,8 @@
 r"""Networks that are convex in their input, and in a part of it.
 
 `ICNN` follows the recursion of Kinoshita and Toyoizumi's bi-Lipschitz network; `PartialICNN` that
-of Amos, Xu and Kolter, with every declared block used (the released code's loop stops one short). `PairwiseICNN` has a conjugate that
-is monotone in every coordinate.
+of Amos, Xu and Kolter, with every declared block used (the released code's loop stops one short).
+`PairwiseICNN` has a conjugate whose gradient is monotone in every coordinate.
 """
 
 from collections.abc import Callable, Sequence
