@@ -1,5 +1,6 @@
 """Monotone Lipschitz layers and BiLipNet: orthogonal layers between them, with an inverse."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -174,7 +175,7 @@ class MonLipDense(nn.Module):
     def _layers(self, x: jax.Array, blocks: Any, offset: jax.Array) -> jax.Array:
         act = choose("activation", self.activation, SLOPE_RESTRICTED)
         lower, gap = self._bounds(x.dtype)
-        y, z, a_before = lower * x + offset.astype(x.dtype), x[..., :0], x[:0, :0]
+        y, z, a_before = lower * x + offset.astype(x.dtype), x[..., :0], jnp.zeros((0, 0), x.dtype)
         for block in blocks:
             a, b, q, q_before, bias = (part.astype(x.dtype) for part in block)
             s_x = (x @ q.T) @ a.T - (x @ q_before.T) @ b.T
@@ -212,7 +213,7 @@ def check_bounds(lower: Any, upper: Any) -> None:
       ValueError: on other values.
     """
     check_positive(upper, "upper")
-    if is_concrete(lower) and not (jnp.isfinite(lower) and lower >= 0):
+    if is_concrete(lower) and not (math.isfinite(lower) and lower >= 0):
         raise ValueError(f"lower must be finite and >= 0, got {lower}.")
     if is_concrete(lower) and is_concrete(upper) and not lower < upper:
         raise ValueError(f"lower must be below upper, got lower={lower} and upper={upper}.")

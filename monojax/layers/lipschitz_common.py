@@ -1,11 +1,13 @@
 """What the Lipschitz layers share: activations with known slopes, parameters, dtypes."""
 
 import difflib
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from monojax.checks import is_concrete
@@ -137,9 +139,9 @@ def check_positive(value: Any, name: str) -> None:
     Raises:
       ValueError: on a value that is not a finite number above 0, or on another shape.
     """
-    if jnp.shape(value) != ():
-        raise ValueError(f"{name} must be one number, got shape {jnp.shape(value)}.")
-    if is_concrete(value) and not (jnp.isfinite(value) and value > 0):
+    if np.shape(value) != ():
+        raise ValueError(f"{name} must be one number, got shape {np.shape(value)}.")
+    if is_concrete(value) and not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name} must be finite and > 0, got {value}.")
 
 

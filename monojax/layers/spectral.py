@@ -32,15 +32,16 @@ def gram_bound(matrix: jax.Array, steps: int = GRAM_STEPS) -> jax.Array:
     """
     if matrix.shape[0] < matrix.shape[1]:
         matrix = matrix.T
-    tiny = jnp.finfo(matrix.dtype).tiny
+    nonzero = jnp.any(matrix != 0)
+    matrix = jnp.where(nonzero, matrix, 1.0)  # keeps the gradient of a zero matrix finite
     # Scale at every squaring: sigma^512 leaves the range of floats otherwise.
-    scale = jnp.max(jnp.abs(matrix)) + tiny
+    scale = jnp.max(jnp.abs(matrix))
     power, log_scale = matrix / scale, jnp.log(scale)
     for _ in range(steps):
         power = power.T @ power
-        norm = jnp.sqrt(jnp.sum(power * power)) + tiny
+        norm = jnp.sqrt(jnp.sum(power * power))
         power, log_scale = power / norm, 2 * log_scale + jnp.log(norm)
-    return jnp.where(jnp.any(matrix != 0), jnp.exp(log_scale / 2**steps), 0.0)
+    return jnp.where(nonzero, jnp.exp(log_scale / 2**steps), 0.0)
 
 
 def power_estimate(
@@ -59,10 +60,12 @@ def power_estimate(
     """
     tiny = jnp.finfo(matrix.dtype).tiny
     fixed = jax.lax.stop_gradient(matrix)
+    fixed = fixed / (jnp.max(jnp.abs(fixed)) + tiny)  # squares of tiny weights underflow
     v = vector
     for _ in range(steps):
         v = fixed.T @ (fixed @ v)
         v = v / (jnp.linalg.norm(v) + tiny)
+    v = jax.lax.stop_gradient(v)
     u = fixed @ v
     u = u / (jnp.linalg.norm(u) + tiny)
     return u @ matrix @ v, v
@@ -120,7 +123,7 @@ class SpectralDense(nn.Module):
         x, build = prepare(x, 1, self.dtype, self.param_dtype)
         kernel = weight(self, "kernel", self.kernel_init, (x.shape[-1], features), build)
         sigma = self._power(kernel) if norm is None else norm(kernel)
-        kernel = kernel / jnp.maximum(sigma, jnp.finfo(build).tiny)
+        kernel = kernel / jnp.where(sigma > 0, sigma, 1.0)
         y = x @ kernel.astype(x.dtype)
         if self.use_bias:
             bias = weight(self, "bias", nn.initializers.zeros, (features,), build)

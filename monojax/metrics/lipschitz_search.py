@@ -179,10 +179,8 @@ def exact_lipschitz_1d(
     local, across = slopes(left, right)
     # Secants count on the grid, where they see jumps; in finer cells they only steer, because
     # there the rounding inside ``fn`` outweighs them.
-    found = [
-        ((left + right) / 2, local),
-        ((left + right) / 2, jnp.where(across > 0, across, jnp.nan)),
-    ]
+    middle = (left + right) / 2
+    secants, found = (middle, across), [(middle, local)]
     for _ in range(rounds):
         steep = jnp.argsort(-jnp.maximum(jnp.abs(local), across))[:keep]
         flat = jnp.argsort(jnp.abs(local))[:keep]
@@ -192,24 +190,24 @@ def exact_lipschitz_1d(
         left, right = ends[:, :-1].reshape(-1), ends[:, 1:].reshape(-1)
         local, across = slopes(left, right)
         found.append(((left + right) / 2, local))
-    return _summary(found)
+    return _summary(secants, found)
 
 
-def _summary(found: list[tuple[jax.Array, jax.Array]]) -> Extremes:
-    """Extremes over (points, slopes); ``found[1]`` are sizes of secants, NaN where unusable."""
-    signed = jnp.concatenate([slope for i, (_, slope) in enumerate(found) if i != 1])
-    where = jnp.concatenate([point for i, (point, _) in enumerate(found) if i != 1])
+def _summary(
+    secants: tuple[jax.Array, jax.Array], found: list[tuple[jax.Array, jax.Array]]
+) -> Extremes:
+    """Extremes over signed slopes, and over the sizes of secants where those see more."""
+    where, signed = (jnp.concatenate(part) for part in zip(*found, strict=True))
     low, high = jnp.argmin(jnp.abs(signed)), jnp.argmax(jnp.abs(signed))
     turns = (signed.min() < 0) & (signed.max() > 0)
     lower = jnp.where(turns, 0.0, jnp.abs(signed[low]))
-    at_secant, secant = found[1][0], jnp.nan_to_num(found[1][1], nan=-1.0)
-    best = jnp.argmax(secant)
+    best = jnp.argmax(secants[1])
     # Ties and near ties go to the derivative, which is free of the secant's rounding.
-    jump = secant[best] > 1.001 * jnp.abs(signed[high])
-    upper = jnp.where(jump, secant[best], jnp.abs(signed[high]))
-    broken = jnp.isnan(signed).any()
+    jump = secants[1][best] > 1.001 * jnp.abs(signed[high])
+    upper = jnp.where(jump, secants[1][best], jnp.abs(signed[high]))
+    broken = jnp.isnan(signed).any() | jnp.isnan(secants[1]).any()
     lower, upper = (jnp.where(broken, jnp.nan, part) for part in (lower, upper))
-    return Extremes(lower, upper, where[low], jnp.where(jump, at_secant[best], where[high]))
+    return Extremes(lower, upper, where[low], jnp.where(jump, secants[0][best], where[high]))
 
 
 def _offsets(starts: jax.Array) -> jax.Array:
