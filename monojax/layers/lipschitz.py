@@ -61,7 +61,8 @@ class LipschitzMLP(nn.Module):
     Attributes:
       features: widths, the output's last: ``(45, 45, 45, 1)``. For "sll" every width but the
         last is a residual block with so many hidden units, on x zero-padded to the largest
-        width; the output is its first coordinates.
+        width; the output is its first coordinates. The padding hides a narrower x than at
+        init; a wider one than the padding is an error.
       lipschitz: the constant L > 0; a traced scalar is allowed.
       layer: "spectral", "aol", "cayley", "sll" or "sandwich".
       activation: "relu", "leaky_relu", "elu", "softplus", "tanh", and "groupsort" for
