@@ -72,7 +72,8 @@ def solve_monotone(
             r = residual_fn(start)
             state = (start, r, jnp.linalg.norm(r), jnp.zeros((), jnp.int32))
             x, r, _, count = jax.lax.while_loop(unfinished, body, state)
-            return x, (jnp.linalg.norm(r), count)
+            # custom_root cannot differentiate past an integer: steps leave as a float.
+            return x, (jnp.linalg.norm(r), count.astype(r.dtype))
 
         def tangent(linear: Any, b: jax.Array) -> jax.Array:
             return jnp.linalg.solve(jax.jacfwd(linear)(b), b)
@@ -80,7 +81,7 @@ def solve_monotone(
         x, (residual, count) = jax.lax.custom_root(
             lambda x: forward(x) - target, target * step, search, tangent, has_aux=True
         )
-        return Root(x, residual, count, residual <= limit)
+        return Root(x, residual, count.astype(jnp.int32), residual <= limit)
 
     flat = jax.vmap(one)(y.reshape(-1, y.shape[-1]))
     shape = y.shape[:-1]
