@@ -92,9 +92,7 @@ def _check_input(x: Any, name: str, dim: int | None = None) -> jax.Array:
 class _Constants(nn.Module):
     """Shared by both networks: alpha and beta, fixed or trained (as logarithms)."""
 
-    def _constant(self, name: str, value: float, trained: bool, override: Any) -> Any:
-        if override is not None:
-            return override
+    def _constant(self, name: str, value: float, trained: bool) -> Any:
         if not trained:
             return value
         if value <= 0:
@@ -148,8 +146,8 @@ class BLNN(_Constants):
         self.core = ICNN(
             check_features(self.features), self.activation, self.weight_map, self.z_init
         )
-        self._alpha = self._constant("alpha", self.alpha, self.train_alpha, None)
-        self._beta = self._constant("beta", self.beta, self.train_beta, None)
+        self._alpha = self._constant("alpha", self.alpha, self.train_alpha)
+        self._beta = self._constant("beta", self.beta, self.train_beta)
 
     def __call__(self, x: jax.Array, *, alpha: Any = None, beta: Any = None) -> jax.Array:
         """f(x).
@@ -298,8 +296,8 @@ class PartialBLNN(_Constants):
             if self.core == "picnn"
             else PairwiseICNN(widths, self.activation)
         )
-        self._alpha = self._constant("alpha", self.alpha, self.train_alpha, None)
-        self._beta = self._constant("beta", self.beta, self.train_beta, None)
+        self._alpha = self._constant("alpha", self.alpha, self.train_alpha)
+        self._beta = self._constant("beta", self.beta, self.train_beta)
 
     def __call__(self, x_free: jax.Array, x_monotone: jax.Array) -> jax.Array:
         """f(c, y): `[..., d]`, or `[...]` for ``output="mean"``."""
