@@ -46,13 +46,27 @@ class Activation:
         return jax.jvp(first, (a,), (one,))
 
 
-def _softplus(sharpness: float, a: jax.Array) -> jax.Array:
-    return jax.nn.softplus(sharpness * a) / sharpness
+@dataclasses.dataclass(frozen=True)
+class SoftplusValue:
+    """The map of :func:`softplus`: equal sharpness means equal, and it can be saved."""
+
+    sharpness: float
+
+    def __call__(self, a: jax.Array) -> jax.Array:
+        """The value at every entry of ``a``, same shape."""
+        return jax.nn.softplus(self.sharpness * a) / self.sharpness
 
 
-def _softplus_slopes(sharpness: float, a: jax.Array) -> tuple[jax.Array, jax.Array]:
-    s = jax.nn.sigmoid(sharpness * a)
-    return s, sharpness * s * (1 - s)
+@dataclasses.dataclass(frozen=True)
+class SoftplusSlopes:
+    """The two derivatives of :func:`softplus`."""
+
+    sharpness: float
+
+    def __call__(self, a: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """First and second derivative at every entry of ``a``, same shape each."""
+        s = jax.nn.sigmoid(self.sharpness * a)
+        return s, self.sharpness * s * (1 - s)
 
 
 def softplus(sharpness: float = 10.0) -> Activation:
@@ -75,21 +89,22 @@ def softplus(sharpness: float = 10.0) -> Activation:
 @functools.cache
 def _make_softplus(sharpness: float) -> Activation:
     return Activation(
-        functools.partial(_softplus, sharpness),
+        SoftplusValue(sharpness),
         slope_bound=1.0,
         curvature_bound=sharpness / 4,
-        slopes=functools.partial(_softplus_slopes, sharpness),
+        slopes=SoftplusSlopes(sharpness),
         name=f"softplus({sharpness:g})",
     )
 
 
-def _squared_relu(a: jax.Array) -> jax.Array:
+def squared_relu(a: jax.Array) -> jax.Array:
+    """max(a, 0)^2 at every entry of ``a``, same shape."""
     return jnp.square(jax.nn.relu(a))
 
 
 RELU = Activation(jax.nn.relu, 1.0, math.inf, piecewise_linear=True, name="relu")
 ELU = Activation(jax.nn.elu, 1.0, 1.0, name="elu")
-SQUARED_RELU = Activation(_squared_relu, math.inf, 2.0, name="squared_relu")
+SQUARED_RELU = Activation(squared_relu, math.inf, 2.0, name="squared_relu")
 _NAMED = {"relu": RELU, "elu": ELU, "squared_relu": SQUARED_RELU}
 
 
