@@ -10,12 +10,6 @@ from monojax.layers.bilipnet import BiLipNet, MonLipDense
 KEY = jax.random.key(0)
 
 
-@pytest.fixture
-def float64():
-    with jax.enable_x64(True):
-        yield
-
-
 @pytest.mark.parametrize("factor", [1.0, 10.0])
 @pytest.mark.parametrize(("d", "units"), [(1, (8, 8)), (4, (6, 5, 3)), (6, (2, 2))])
 def test_monlip_is_monotone_and_lipschitz(d, units, factor):
@@ -28,7 +22,7 @@ def test_monlip_is_monotone_and_lipschitz(d, units, factor):
     assert np.linalg.norm(centred, 2, axis=(1, 2)).max() <= 9.75 * (1 + 1e-5)
 
 
-def test_monlip_certificate_and_forms_in_float64(float64):
+def test_monlip_certificate_and_forms_in_float64(x64):
     """2I - V - V^T - 2SS^T is positive semi-definite; both forms agree to 1e-12 of their size."""
     layer = MonLipDense((6, 5, 4), 0.5, 50.0, param_dtype=jnp.float64)
     x = jax.random.normal(KEY, (30, 4), jnp.float64)
@@ -43,7 +37,7 @@ def test_monlip_certificate_and_forms_in_float64(float64):
 
 
 @pytest.mark.parametrize("factor", [1.0, 5.0])
-def test_bilipnet_bounds_and_inverse(float64, factor):
+def test_bilipnet_bounds_and_inverse(x64, factor):
     net = BiLipNet((7, 5), 0.1, 20.0, depth=2, param_dtype=jnp.float64)
     x = 3 * jax.random.normal(KEY, (50, 4), jnp.float64)
     variables = jax.tree.map(lambda p: factor * p, net.init(KEY, x))
@@ -60,7 +54,7 @@ def test_bilipnet_bounds_and_inverse(float64, factor):
     np.testing.assert_allclose(net.apply(variables, root.x, form="compact"), y, atol=20 * scale)
 
 
-def test_monlip_inverse_is_differentiable_and_jits(float64):
+def test_monlip_inverse_is_differentiable_and_jits(x64):
     """The Jacobian of the inverse is the inverse Jacobian."""
     layer = MonLipDense((6,), 0.5, 5.0, "softplus", param_dtype=jnp.float64)
     x = jax.random.normal(KEY, (3,), jnp.float64)

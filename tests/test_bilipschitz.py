@@ -16,14 +16,6 @@ from monojax.layers import Chain, Rotation
 FINE = Solver("newton", tolerance=1e-12)
 
 
-@pytest.fixture
-def x64():
-    """float64 for one test, under the name that this jax has for it."""
-    enable = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
-    with enable(True):
-        yield
-
-
 def make(dim=3, alpha=0.5, beta=4.0, dtype=None, **kwargs):
     net = BLNN((6, 5), alpha, beta, **{"activation": softplus(3.0), **kwargs})
     x = jax.random.normal(jax.random.key(1), (20, dim), dtype or jnp.zeros(0).dtype)

@@ -13,14 +13,6 @@ from monojax.conjugate import Solver, conjugate, report
 TIGHT = Solver("newton", tolerance=1e-12)
 
 
-@pytest.fixture
-def x64():
-    """float64 for one test, under the name that this jax has for it."""
-    enable = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
-    with enable(True):
-        yield
-
-
 def quadratic(params, y):
     """0.5 y'Ay + b'y + c; conjugate 0.5 (x-b)'A^-1(x-b) - c."""
     return 0.5 * y @ params["A"] @ y + params["b"] @ y + params["c"]

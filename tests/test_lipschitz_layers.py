@@ -18,12 +18,6 @@ TOL = 2e-5  # float32 rounding (1.2e-7) times the few hundred operations of a sm
 KEY = jax.random.key(0)
 
 
-@pytest.fixture
-def float64():
-    with jax.enable_x64(True):
-        yield
-
-
 def dense_layers(d, n):
     return {
         "spectral": SpectralDense(n),
@@ -170,7 +164,7 @@ def test_group_sort():
 
 @pytest.mark.parametrize(("m", "n"), [(6, 6), (9, 4), (4, 9), (5, 1)])
 @pytest.mark.parametrize("size", [1.0, 10.0])
-def test_cayley_is_orthogonal_in_float64(float64, m, n, size):
+def test_cayley_is_orthogonal_in_float64(x64, m, n, size):
     w = size * jax.random.normal(KEY, (m, n), jnp.float64)
     for matrix in (w, w + 1j * jax.random.normal(jax.random.key(3), (m, n), jnp.float64)):
         q = np.asarray(cayley(matrix))
@@ -179,7 +173,7 @@ def test_cayley_is_orthogonal_in_float64(float64, m, n, size):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_aol_and_sll_dominance(float64, seed):
+def test_aol_and_sll_dominance(x64, seed):
     """T^-2 - W^T W and 2 T^-1 - W W^T are positive semi-definite (1e-10: float64 rounding)."""
     rng = np.random.default_rng(seed)
     kernel = jnp.asarray(rng.normal(size=(6, 11)) * rng.lognormal(0, 2, size=(6, 1)))
@@ -245,7 +239,7 @@ def test_convolutions_never_stretch(name, factor, size):
     assert gain > 0.2  # not by being 0
 
 
-def test_cayley_conv_is_orthogonal_in_float64(float64):
+def test_cayley_conv_is_orthogonal_in_float64(x64):
     layer = CayleyConv(3, kernel_size=(3, 3), use_bias=False)
     x = jax.random.normal(KEY, (1, 5, 6, 3), jnp.float64)
     variables = layer.init(KEY, x)
@@ -303,7 +297,7 @@ def test_network_keeps_its_constant(layer, activation):
 
 
 @pytest.mark.parametrize("layer", list(NETWORKS))
-def test_transforms_and_dtypes(layer, float64):
+def test_transforms_and_dtypes(layer, x64):
     """jit, vmap and grad agree with eager calls; float64 in, float64 out; L can be traced."""
     x = jax.random.normal(KEY, (6, 3), jnp.float64)
     model = LipschitzMLP((4, 2), 3.0, layer, dtype=None)
@@ -323,7 +317,7 @@ def test_transforms_and_dtypes(layer, float64):
 
 
 @pytest.mark.parametrize("layer", list(NETWORKS))
-def test_gradients_match_differences(layer, float64):
+def test_gradients_match_differences(layer, x64):
     """Along a random direction of all parameters; 1e-6: central differences at 1e-6."""
     x = jax.random.normal(KEY, (6, 3), jnp.float64)
     model = LipschitzMLP((4, 2), 3.0, layer, "softplus", param_dtype=jnp.float64)
