@@ -2,7 +2,8 @@
 
 __version__ = "0.1.0"
 
-from monojax import metrics, penalties
+from monojax import conjugate, layers, metrics, penalties
+from monojax.bilipschitz import BLNN, PartialBLNN
 from monojax.directions import check_directions
 from monojax.penalties import monotonicity_penalty, value_and_penalty
 from monojax.regions import (
@@ -16,10 +17,14 @@ from monojax.regions import (
 from monojax.saving import load, save
 
 __all__ = [
+    "BLNN",
+    "PartialBLNN",
     "check_directions",
+    "conjugate",
     "data_mixup_points",
     "data_range",
     "half_points",
+    "layers",
     "load",
     "metrics",
     "mixup_points",

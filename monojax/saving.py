@@ -10,6 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import flax.linen as nn
@@ -19,14 +20,28 @@ import numpy as np
 
 import monojax
 from monojax.checksum import tree_checksum
+from monojax.conjugate import activations
+from monojax.conjugate.solvers import Solver
 from monojax.extras import require
 
 MODEL = "model.json"
 VARIABLES = "variables"
 # Functions a field may hold: looked up here by name, never imported from what a file says.
-_FUNCTION_ROOMS = {"jax.nn": jax.nn, "jax.numpy": jnp, "flax.linen": nn}
+_FUNCTION_ROOMS = {
+    "jax.nn": jax.nn,
+    "jax.numpy": jnp,
+    "flax.linen": nn,
+    "monojax.conjugate": SimpleNamespace(squared_relu=activations.squared_relu),
+}
+# Frozen dataclasses a field may hold, under the names that a file uses.
+_RECORDS: dict[str, Any] = {
+    "monojax.conjugate.Activation": activations.Activation,
+    "monojax.conjugate.Solver": Solver,
+    "monojax.conjugate.SoftplusSlopes": activations.SoftplusSlopes,
+    "monojax.conjugate.SoftplusValue": activations.SoftplusValue,
+}
 # Where monojax's own modules are defined; imported before a class is looked up.
-_CLASS_ROOMS = ("monojax.models",)
+_CLASS_ROOMS = ("monojax.models", "monojax.layers", "monojax.bilipschitz")
 
 
 def save(
@@ -37,7 +52,9 @@ def save(
     Args:
       path: the folder; must not exist yet unless ``overwrite``.
       module: linen module; its fields must be numbers, strings, None, sequences, dictionaries,
-        dtypes, other modules, functions of `jax.nn`, `jax.numpy` or `flax.linen`, or defaults.
+        dtypes, other modules, functions of `jax.nn`, `jax.numpy` or `flax.linen`, a
+        `monojax.conjugate.Activation` of those, a `monojax.conjugate.Solver` with a named method,
+        or defaults.
       variables: its variables, as `module.init` returns them.
       overwrite: replace a model that is there.
 
@@ -153,6 +170,9 @@ def _encode(value: Any, where: str) -> Any:
         return value
     if isinstance(value, nn.Module):
         return {"$module": _class_name(type(value)), "fields": _encode_fields(value, where)}
+    for record, cls in _RECORDS.items():
+        if type(value) is cls:
+            return {"$record": record, "fields": _encode_fields(value, where)}
     if isinstance(value, (tuple, list)):
         items = [_encode(v, f"{where}[{i}]") for i, v in enumerate(value)]
         return {"$tuple": items} if isinstance(value, tuple) else items
@@ -175,11 +195,11 @@ def _encode(value: Any, where: str) -> Any:
     )
 
 
-def _encode_fields(module: nn.Module, where: str) -> dict[str, Any]:
+def _encode_fields(record: Any, where: str) -> dict[str, Any]:
     """Every field by name, defaults included: a later version's default must not change a model."""
     fields = {}
-    for field in dataclasses.fields(module):
-        value = getattr(module, field.name)
+    for field in dataclasses.fields(record):
+        value = getattr(record, field.name)
         if not field.init or field.name == "parent":
             continue
         try:
@@ -201,6 +221,12 @@ def _decode(value: Any, known: dict[str, type[nn.Module]]) -> Any:
         return cls(**{k: _decode(v, known) for k, v in value["fields"].items()})
     if "$class" in value:
         return _find_class(value["$class"], known)
+    if "$record" in value:
+        if value["$record"] not in _RECORDS:
+            raise ValueError(f"the model uses {value['$record']!r}, not known here.")
+        return _RECORDS[value["$record"]](
+            **{k: _decode(v, known) for k, v in value["fields"].items()}
+        )
     if "$tuple" in value:
         return tuple(_decode(item, known) for item in value["$tuple"])
     if "$dict" in value:

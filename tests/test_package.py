@@ -32,9 +32,9 @@ def test_import_pulls_in_nothing_of_the_extras():
 
 def test_every_public_name_exists_and_is_documented():
     import monojax
-    from monojax import metrics, models, training
+    from monojax import conjugate, layers, metrics, models, penalties, training
 
-    for module in (monojax, metrics, models, training, monojax.penalties):
+    for module in (monojax, conjugate, layers, metrics, models, penalties, training):
         for name in module.__all__:
             item = getattr(module, name)
             assert item.__doc__, f"{module.__name__}.{name}"

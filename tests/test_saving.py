@@ -9,9 +9,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import monojax as mj
+from monojax.conjugate import Activation, Solver, as_activation, softplus
+from monojax.layers import ICNN, LMN, Chain, LipschitzMLP, Rotation
 from monojax.models import MLP, TwoBranch
 
 X = jax.random.uniform(jax.random.key(0), (4, 6))
@@ -35,7 +38,21 @@ class Mine(nn.Module):
         return nn.Dense(self.widths[0], dtype=self.dtype)(x)
 
 
-@pytest.mark.parametrize("module", [MLP((5, 4), 3, jnp.tanh), TwoBranch((0, 2)), nn.Dense(2)])
+MODULES = [
+    MLP((5, 4), 3, jnp.tanh),
+    TwoBranch((0, 2)),
+    nn.Dense(2),
+    ICNN((3,), jax.nn.softplus),
+    ICNN((3, 2), as_activation("squared_relu"), "square"),
+    ICNN((3,), Activation(jnp.exp, name="exp")),
+    mj.BLNN((3,), 0.5, 2.0, softplus(0.1 + 0.2), Solver("newton", tolerance=1e-3)),
+    LMN((4, 1), 2.0, (1, 0, -1, 1, 0, 0)),
+    LipschitzMLP((3, 1), 2.0),
+    Chain((Rotation(), Rotation())),
+]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: type(module).__name__)
 def test_the_same_outputs(tmp_path, module):
     variables = module.init(jax.random.key(1), X)
     path = mj.save(tmp_path / "model", module, variables)
@@ -77,6 +94,9 @@ def test_a_failed_save_leaves_nothing(tmp_path):
     variables = module.init(jax.random.key(1), X)
     with pytest.raises(TypeError, match=r"module.activation"):
         mj.save(tmp_path / "model", module, variables)
+    module = mj.BLNN((3,), 0.5, 2.0, solver=Solver(optax.sgd(0.1)))
+    with pytest.raises(TypeError, match=r"module.solver.method.*cannot be saved"):
+        mj.save(tmp_path / "model", module, variables)
     assert not list(tmp_path.iterdir())
 
 
@@ -89,6 +109,10 @@ def test_names_in_the_file_are_not_imported(tmp_path):
         (path / "model.json").write_text(json.dumps(record))
         with pytest.raises(ValueError, match="not known here"):
             mj.load(path)
+    record["module"]["fields"]["activation"] = {"$record": "subprocess.Popen", "fields": {}}
+    (path / "model.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"'subprocess.Popen', not known here"):
+        mj.load(path)
     record["module"]["$module"] = "monojax.models.mlp.MPL"
     (path / "model.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match=r"similar: monojax.models.mlp.MLP"):

@@ -1,5 +1,7 @@
 """Measured properties. A metric can refute a property; :mod:`monojax.certify` proves one."""
 
+from monojax.metrics.lipschitz import adjacent_differences, empirical_lipschitz, local_gains
+from monojax.metrics.lipschitz_search import Extremes, exact_lipschitz_1d, search_lipschitz
 from monojax.metrics.monotonicity import (
     MonotonicityReport,
     monotonicity_report,
@@ -8,8 +10,14 @@ from monojax.metrics.monotonicity import (
 )
 
 __all__ = [
+    "Extremes",
     "MonotonicityReport",
+    "adjacent_differences",
+    "empirical_lipschitz",
+    "exact_lipschitz_1d",
+    "local_gains",
     "monotonicity_report",
+    "search_lipschitz",
     "violation_rate",
     "violations",
 ]

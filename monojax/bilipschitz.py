@@ -1,0 +1,395 @@
+r"""Networks with slopes between two given constants, as gradients of convex conjugates.
+
+With F convex, :math:`G(y) = F(y) + \|y\|^2/(2\beta)` and :math:`y^*(x) = \nabla G^*(x)`,
+
+.. math:: f(x) = \alpha x + y^*(x), \qquad \alpha I \preceq J_f(x) \preceq (\alpha + \beta) I,
+
+because :math:`J_{y^*} = (\nabla^2 F + I/\beta)^{-1}`: certified in the Euclidean norm, at every x,
+for any parameters, up to the residual of the inner solve. J is symmetric: f is a gradient, so
+rotations are outside the class; `layers.Chain` with `layers.Rotation` reaches them.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from monojax.conjugate.activations import as_activation
+from monojax.conjugate.icnn import ScaledICNN
+from monojax.conjugate.legendre import Conjugate, conjugate
+from monojax.conjugate.partial import ContextPotential
+from monojax.conjugate.solvers import Solver
+from monojax.layers.convex import ICNN, PairwiseICNN, PartialICNN, check_features
+
+
+class Diagnostics(NamedTuple):
+    """What the inner solves did, one entry per example, each `[...]`."""
+
+    steps: jax.Array
+    """int: steps of the inner loop."""
+    residual: jax.Array
+    """Norm of x - grad G(y)."""
+    converged: jax.Array
+    """bool: the residual met the solver's tolerance."""
+    curvature: jax.Array
+    """Smallest secant curvature of G met; below 1 / beta the core is not convex."""
+    error_bound: jax.Array
+    """beta * residual, which bounds the error of f in the Euclidean norm."""
+
+
+def _check_constants(alpha: Any, beta: Any) -> None:
+    """Raises unless the concrete ones among them satisfy alpha >= 0 and beta > 0, finite."""
+    if isinstance(alpha, (int, float)) and not 0 <= alpha < math.inf:
+        raise ValueError(f"alpha must be >= 0 and finite, got {alpha}.")
+    if isinstance(beta, (int, float)) and not 0 < beta < math.inf:
+        raise ValueError(
+            f"beta must be > 0 and finite, got {beta}; the upper constant is alpha + beta."
+        )
+
+
+def _check_solver(solver: Solver | None, activation: Any) -> Solver:
+    """The solver, after refusing the implicit rule for a piecewise linear activation."""
+    solver = Solver() if solver is None else solver
+    if not isinstance(solver, Solver):
+        raise TypeError(f"solver must be a monojax.conjugate.Solver, got {type(solver).__name__}.")
+    if as_activation(activation).piecewise_linear and solver.differentiation == "implicit":
+        raise ValueError(
+            "a piecewise linear activation (relu) has no valid implicit rule: its solutions sit on "
+            "kinks, where autodiff sees no curvature. Use softplus(30), or "
+            "Solver('gradient', max_steps=500, differentiation='unrolled')."
+        )
+    return solver
+
+
+def _diagnostics(result: Conjugate) -> Diagnostics:
+    return Diagnostics(
+        result.steps, result.residual, result.converged, result.curvature, result.error_bound
+    )
+
+
+def _over_batch(fn, *arrays: jax.Array):
+    """``fn`` of one example over all leading dimensions of ``arrays`` `[..., d_i]`."""
+    lead = arrays[0].shape[:-1]
+    out = jax.vmap(fn)(*(a.reshape(-1, a.shape[-1]) for a in arrays))
+    return jax.tree.map(lambda leaf: leaf.reshape(lead + leaf.shape[1:]), out)
+
+
+def _check_input(x: Any, name: str, dim: int | None = None) -> jax.Array:
+    """``x`` as a floating array `[..., d]` of the width the parameters are for."""
+    x = jnp.asarray(x)
+    if x.ndim < 1 or x.shape[-1] < 1:
+        raise ValueError(f"{name} must have shape [..., d] with d >= 1, got {x.shape}.")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"{name} must be floating point, got {x.dtype}.")
+    if dim is not None and x.shape[-1] != dim:
+        raise ValueError(f"{name} has width {x.shape[-1]}, but the parameters are for {dim}.")
+    return x
+
+
+class _Constants(nn.Module):
+    """Shared by both networks: alpha and beta, fixed or trained (as logarithms)."""
+
+    def _constant(self, name: str, value: float, trained: bool) -> Any:
+        if not trained:
+            return value
+        if value <= 0:
+            raise ValueError(f"a trained {name} must start > 0, got {value}.")
+        log = self.param(f"log_{name}", lambda _: jnp.log(jnp.asarray(value, jnp.float32)))
+        return jnp.exp(log)
+
+
+class BLNN(_Constants):
+    r"""alpha-inverse-Lipschitz and (alpha + beta)-Lipschitz: maps `[..., d]` to `[..., d]`.
+
+    Certified for the Euclidean norm, up to an error of beta * residual per example, which
+    :meth:`diagnostics` returns. NaN input gives an example that has not converged.
+
+    Attributes:
+      features: widths of the convex core's hidden layers.
+      alpha: smallest slope, >= 0.
+      beta: gap to the largest slope, > 0.
+      activation: of the core: "softplus" (sharpness 10), ``softplus(tau)``, "elu", a callable.
+        "relu" needs a solver with ``differentiation="unrolled"``.
+      solver: None means ``Solver()``.
+      train_alpha: learn log(alpha), starting from ``alpha``; the constants are then trained values.
+      train_beta: likewise for beta.
+      weight_map: of the core's non-negative weights, as in :class:`monojax.layers.ICNN`.
+      z_init: of those weights.
+
+    Example:
+      >>> net = BLNN((32, 32), alpha=0.5, beta=2.0)
+      >>> variables = net.init(jax.random.key(0), jnp.ones((4, 3)))
+      >>> net.apply(variables, jnp.ones((4, 3))).shape
+      (4, 3)
+
+    Reference:
+      Kinoshita and Toyoizumi, NeurIPS 2024, arXiv 2404.09821.
+    """
+
+    features: Sequence[int]
+    alpha: float
+    beta: float
+    activation: Any = "softplus"
+    solver: Solver | None = None
+    train_alpha: bool = False
+    train_beta: bool = False
+    weight_map: str = "clamp"
+    z_init: Any = "glorot_normal"
+
+    def setup(self):
+        """Checks the constants and makes the core."""
+        _check_constants(self.alpha, self.beta)
+        self._checked = _check_solver(self.solver, self.activation)
+        self.core = ICNN(
+            check_features(self.features), self.activation, self.weight_map, self.z_init
+        )
+        self._alpha = self._constant("alpha", self.alpha, self.train_alpha)
+        self._beta = self._constant("beta", self.beta, self.train_beta)
+
+    def __call__(self, x: jax.Array, *, alpha: Any = None, beta: Any = None) -> jax.Array:
+        """f(x).
+
+        Args:
+          x: floating, shape `[..., d]`.
+          alpha: `[]`, instead of the module's, for annealing without compiling again.
+          beta: `[]`, likewise.
+
+        Returns:
+          `[..., d]`.
+        """
+        x, alpha, beta = self._prepare(x, "x", alpha, beta)
+        if self.is_initializing():  # parameters depend on shapes only: nothing to solve
+            return alpha * x
+        return alpha * x + self._solve(x, 1.0, 1 / beta).argmax
+
+    def diagnostics(self, x: jax.Array, *, alpha: Any = None, beta: Any = None) -> Diagnostics:
+        """What the solver did for ``x`` `[..., d]`; fields `[...]`."""
+        x, _, beta = self._prepare(x, "x", alpha, beta)
+        return _diagnostics(self._solve(x, 1.0, 1 / beta))
+
+    def inverse(self, y: jax.Array, *, alpha: Any = None, beta: Any = None) -> jax.Array:
+        r"""The x with f(x) = y, itself :math:`1/\alpha`-Lipschitz if alpha > 0.
+
+        With alpha = 0 it is explicit, :math:`\nabla G(y)`. Otherwise
+        :math:`w = \arg\min \frac12\|w\|^2 + \alpha G(w) - \langle y, w\rangle` and x = grad G(w).
+
+        Args:
+          y: floating, shape `[..., d]`.
+          alpha: as in the call.
+          beta: as in the call.
+
+        Returns:
+          `[..., d]`.
+
+        Raises:
+          ValueError: if alpha is 0 and the activation piecewise linear: f is not injective then.
+        """
+        y, alpha, beta = self._prepare(y, "y", alpha, beta)
+        zero = isinstance(alpha, (int, float)) and alpha == 0
+        if zero and as_activation(self.activation).piecewise_linear:
+            raise ValueError(
+                "no inverse: with alpha = 0 and a piecewise linear core, f is constant on open "
+                "sets; use alpha > 0 or softplus."
+            )
+        w = y if zero else self._solve(y, alpha, 1 + alpha / beta).argmax
+        params = self._potential_params(1.0, 1 / beta, y.dtype)
+        return _over_batch(lambda w: jax.grad(ScaledICNN(self.core.maths), 1)(params, w), w)
+
+    def inverse_diagnostics(self, y: jax.Array, *, alpha: Any = None, beta: Any = None):
+        """What the solver of :meth:`inverse` did for ``y`` `[..., d]`; needs alpha > 0."""
+        y, alpha, beta = self._prepare(y, "y", alpha, beta)
+        return _diagnostics(self._solve(y, alpha, 1 + alpha / beta))
+
+    def bounds(self) -> tuple[Any, Any]:
+        """Certified ``(smallest, largest)`` slope: alpha and alpha + beta."""
+        return self._alpha, self._alpha + self._beta
+
+    def core_bounds(self) -> tuple[jax.Array, jax.Array]:
+        r"""Certified ``(lipschitz, smoothness)`` of F; slopes are >= alpha + 1/(M + 1/beta)."""
+        return self.core.bounds()
+
+    def _prepare(self, x: Any, name: str, alpha: Any, beta: Any):
+        _check_constants(alpha, beta)
+        core = {} if self.is_initializing() else self.core.variables["params"]
+        x = _check_input(x, name, core["y_kernel_0"].shape[0] if core else None)
+        if self.is_initializing():
+            self.core(x)
+        alpha, beta = (
+            (self._alpha if alpha is None else alpha),
+            (self._beta if beta is None else beta),
+        )
+        return x, alpha, beta
+
+    def _potential_params(self, weight: Any, curvature: Any, dtype: Any) -> dict[str, Any]:
+        core = dict(self.core.variables["params"])
+        return {
+            "core": core,
+            "weight": jnp.asarray(weight, dtype),
+            "curvature": jnp.asarray(curvature, dtype),
+        }
+
+    def _solve(self, x: jax.Array, weight: Any, curvature: Any) -> Conjugate:
+        params = self._potential_params(weight, curvature, x.dtype)
+        potential = ScaledICNN(self.core.maths)
+        return _over_batch(lambda x: conjugate(potential, params, x, self._checked), x)
+
+
+class PartialBLNN(_Constants):
+    r"""Bi-Lipschitz in part of the input: maps ``(x_free [..., p], x_monotone [..., d])``.
+
+    For every fixed context x_free, :math:`f(c, \cdot)` has the symmetric Jacobian H^-1 + alpha I,
+    between alpha and alpha + beta. That makes it a monotone *operator*; it is coordinate-wise
+    monotone only where ``certify_monotone=True`` says so, which needs one of
+
+    - d = 1: the slope is at least alpha;
+    - ``output="mean"`` and alpha >= beta (sqrt(d) - 1) / 2. Proof: with 0 <= P = H^-1 <= beta I,
+      :math:`1^\top P e_j \ge \beta(1 - \sqrt d)/2`, since P - beta/2 I has norm at most beta/2, so
+      :math:`1^\top P e_j \ge \frac\beta2 1^\top e_j - \frac\beta2\|1\|\|e_j\|`. It is tight, and
+      says nothing of single outputs: their off-diagonal slopes can reach -beta/2 for any alpha;
+    - ``core="pairwise"``, any alpha >= 0 and either output: every entry of H^-1 is non-negative
+      (see :class:`monojax.layers.PairwiseICNN` for the proof), so each output is
+      non-decreasing in each monotone input. Decreasing features: negate them before the call.
+
+    Attributes:
+      features: widths of the convex core's hidden blocks.
+      alpha: smallest slope in x_monotone, >= 0.
+      beta: gap to the largest, > 0.
+      output: "vector" `[..., d]`, or its "mean" `[...]`.
+      certify_monotone: raise unless coordinate-wise monotonicity follows from the above.
+      core: "picnn" (the paper's) or "pairwise".
+      activation: smooth, convex, non-decreasing.
+      solver: None means ``Solver()``.
+      train_alpha: learn log(alpha); not with a certificate, which needs fixed constants.
+      train_beta: likewise.
+      weight_map: of the non-negative weights ("picnn").
+
+    Reference:
+      arXiv 2404.09821, appendix on partially bi-Lipschitz networks; the certificates are ours.
+    """
+
+    features: Sequence[int]
+    alpha: float
+    beta: float
+    output: str = "vector"
+    certify_monotone: bool = False
+    core: str = "picnn"
+    activation: Any = "softplus"
+    solver: Solver | None = None
+    train_alpha: bool = False
+    train_beta: bool = False
+    weight_map: str = "clamp"
+
+    def setup(self):
+        """Checks the options and makes the core."""
+        _check_constants(self.alpha, self.beta)
+        if self.output not in ("vector", "mean"):
+            raise ValueError(f"output must be 'vector' or 'mean', got {self.output!r}.")
+        if self.core not in ("picnn", "pairwise"):
+            raise ValueError(f"core must be 'picnn' or 'pairwise', got {self.core!r}.")
+        self._checked = _check_solver(self.solver, self.activation)
+        widths = check_features(self.features)
+        self.net: nn.Module = (
+            PartialICNN(widths, self.activation, self.weight_map)
+            if self.core == "picnn"
+            else PairwiseICNN(widths, self.activation)
+        )
+        self._alpha = self._constant("alpha", self.alpha, self.train_alpha)
+        self._beta = self._constant("beta", self.beta, self.train_beta)
+
+    def __call__(self, x_free: jax.Array, x_monotone: jax.Array) -> jax.Array:
+        """f(c, y): `[..., d]`, or `[...]` for ``output="mean"``."""
+        c, y = self._prepare(x_free, x_monotone)
+        out = self._alpha * y
+        if not self.is_initializing():
+            out = out + self._solve(c, y, 1.0, 1 / self._beta).argmax
+        return out if self.output == "vector" else out.mean(axis=-1)
+
+    def diagnostics(self, x_free: jax.Array, x_monotone: jax.Array) -> Diagnostics:
+        """What the solver did; fields `[...]`."""
+        c, y = self._prepare(x_free, x_monotone)
+        return _diagnostics(self._solve(c, y, 1.0, 1 / self._beta))
+
+    def inverse(self, x_free: jax.Array, z: jax.Array) -> jax.Array:
+        """The x_monotone `[..., d]` with f(x_free, x_monotone) = z `[..., d]`.
+
+        Raises:
+          ValueError: for ``output="mean"``, which has no inverse.
+        """
+        if self.output == "mean":
+            raise ValueError("no inverse: output='mean' maps d numbers to one; use 'vector'.")
+        c, z = self._prepare(x_free, z)
+        alpha, beta = self._alpha, self._beta
+        fixed = isinstance(alpha, (int, float)) and alpha == 0
+        w = z if fixed else self._solve(c, z, alpha, 1 + alpha / beta).argmax
+        potential, params = self._potential(1.0, 1 / beta, z.dtype)
+        return _over_batch(lambda c, w: jax.grad(potential, 1)({**params, "context": c}, w), c, w)
+
+    def bounds(self) -> tuple[Any, Any]:
+        """Certified ``(smallest, largest)`` slope in x_monotone: alpha and alpha + beta."""
+        return self._alpha, self._alpha + self._beta
+
+    def _prepare(self, x_free: Any, x_monotone: Any) -> tuple[jax.Array, jax.Array]:
+        c, y = _check_input(x_free, "x_free"), _check_input(x_monotone, "x_monotone")
+        if c.shape[:-1] != y.shape[:-1]:
+            raise ValueError(
+                "x_free [..., p] and x_monotone [..., d] must have the same leading shape, got "
+                f"{c.shape} and {y.shape}."
+            )
+        if self.certify_monotone:
+            self._certify(y.shape[-1])
+        if self.is_initializing():
+            self.net(c, y)
+            return c, y
+        params = self.net.variables["params"]
+        if self.core == "picnn":
+            found = params["yu_0"]["kernel"].shape
+        else:
+            units = params["heads"]["kernel"].shape[1] // 4
+            found = (params["context_0"]["kernel"].shape[0], units // self.features[-1])
+        if (c.shape[-1], y.shape[-1]) != found:
+            raise ValueError(
+                f"x_free and x_monotone have widths {c.shape[-1]} and {y.shape[-1]}, but the "
+                f"parameters are for {found[0]} and {found[1]}."
+            )
+        return c, y
+
+    def _certify(self, dim: int) -> None:
+        """Raises unless monotonicity in every coordinate follows from the construction."""
+        if self.train_alpha or self.train_beta:
+            raise ValueError(
+                "certify_monotone needs fixed constants; set train_alpha=train_beta=False."
+            )
+        if dim == 1 or self.core == "pairwise":
+            return
+        need = self.beta * (math.sqrt(dim) - 1) / 2
+        if self.output != "mean":
+            raise ValueError(
+                "certify_monotone: single outputs of a 'picnn' core are not certified for any "
+                f"alpha when d = {dim} > 1; use output='mean' or core='pairwise'."
+            )
+        if self.alpha < need:
+            raise ValueError(
+                f"certify_monotone with d = {dim} needs alpha >= beta (sqrt(d) - 1) / 2 = "
+                f"{need:.6g}, got alpha = {self.alpha}; raise alpha, lower beta, or use "
+                "core='pairwise'."
+            )
+
+    def _potential(self, weight: Any, curvature: Any, dtype: Any):
+        core = self.net.clone(parent=None, name=None)
+        params = {
+            "core": self.net.variables["params"],
+            "weight": jnp.asarray(weight, dtype),
+            "curvature": jnp.asarray(curvature, dtype),
+        }
+        return ContextPotential(core), params
+
+    def _solve(self, c: jax.Array, y: jax.Array, weight: Any, curvature: Any) -> Conjugate:
+        potential, params = self._potential(weight, curvature, y.dtype)
+
+        def one(c, y):
+            return conjugate(potential, {**params, "context": c}, y, self._checked)
+
+        return _over_batch(one, c, y)

@@ -1,0 +1,250 @@
+r"""Damped Newton for smooth convex functions, as an optax gradient transformation.
+
+Like :func:`optax.lbfgs` it takes ``value``, ``grad`` and ``value_fn`` in ``update``, and leaves the
+value and gradient at the new point in its state, so that the caller pays for them once.
+
+The line search looks at slopes, not at values: for a convex function the slope along the ray is
+monotone, so its sign brackets the minimiser, and in float32 a slope is still right where the
+difference of two values is rounding. On nearly polyhedral functions (a sharp softplus) it stops
+at the kink that blocks the way, where halving the step would overshoot or creep.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Fn = Callable[[jax.Array], jax.Array]
+
+
+class NewtonState(NamedTuple):
+    """Value and gradient at the current point, and the last step length."""
+
+    value: jax.Array
+    """`[]`: the function at the new point."""
+    grad: jax.Array
+    """`[d]`: its gradient there."""
+    step_size: jax.Array
+    """`[]`: multiple of the Newton direction that was taken."""
+
+
+def newton(
+    linear: Literal["dense", "cg"] = "dense",
+    *,
+    cg_steps: int = 100,
+    search_steps: int = 20,
+    slope_ratio: float = 0.5,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Newton steps with a slope-bracketing line search, for one vector `[d]`.
+
+    The direction solves :math:`H p = -g`: by Cholesky ("dense"; if the factorisation fails, a
+    multiple of the identity is added, ten times more each time), or by conjugate gradients on
+    Hessian-vector products ("cg"), stopped at :math:`\|Hp + g\| \le \min(1/2, \sqrt{\|g\|})\|g\|/5`
+    or where curvature is not positive.
+
+    ``update`` needs ``value``, ``grad`` and ``value_fn`` as :func:`optax.lbfgs` does. It also
+    takes ``hessian_fn`` (map from `[d]` to `[d, d]`, instead of `jax.hessian`), ``hvp_fn`` (map
+    from a point to a map of vectors, instead of `jax.linearize` of the gradient) and ``active``
+    (`[]` bool: False costs no inner iterations, for the finished samples of a batch).
+
+    Args:
+      linear: "dense" for small d, "cg" for large.
+      cg_steps: most Hessian-vector products per step; at least 1.
+      search_steps: most evaluations per line search, before one at the bracket's lower end.
+      slope_ratio: the step is taken when the slope along the ray fell to this share.
+
+    Returns:
+      An `optax.GradientTransformationExtraArgs` on arrays of shape `[d]`.
+
+    Raises:
+      ValueError: on an unknown ``linear`` or an iteration limit below 1.
+
+    Reference:
+      Nocedal and Wright, Numerical Optimization, 2nd ed., chapters 3 and 7.
+    """
+    if linear not in ("dense", "cg"):
+        raise ValueError(f"linear must be 'dense' or 'cg', got {linear!r}.")
+    if cg_steps < 1 or search_steps < 1:
+        raise ValueError(f"cg_steps and search_steps must be >= 1, got {cg_steps}, {search_steps}.")
+
+    def init(params: jax.Array) -> NewtonState:
+        if getattr(params, "ndim", None) != 1:
+            raise ValueError(
+                f"newton works on one vector [d], got {jax.tree.map(jnp.shape, params)}."
+            )
+        return NewtonState(
+            value=jnp.asarray(jnp.inf, params.dtype),
+            grad=jnp.zeros_like(params),
+            step_size=jnp.zeros((), params.dtype),
+        )
+
+    def update(
+        updates,
+        state,
+        params=None,
+        *,
+        value=None,
+        grad=None,
+        value_fn=None,
+        hessian_fn=None,
+        hvp_fn=None,
+        active=True,
+        **unused,
+    ):
+        del state, unused
+        if params is None or value is None or value_fn is None:
+            raise ValueError(
+                "newton needs params, value, grad and value_fn in update, as optax.lbfgs does."
+            )
+        gradient = updates if grad is None else grad
+        active = jnp.asarray(active)
+        if linear == "dense":
+            hessian = jax.hessian(value_fn) if hessian_fn is None else hessian_fn
+            direction = -dense_solve(hessian(params), gradient, active)
+        else:
+            plain = lambda y: jax.linearize(jax.grad(value_fn), y)[1]
+            hvp = (plain if hvp_fn is None else hvp_fn)(params)
+            norm = jnp.linalg.norm(gradient)
+            forcing = 0.2 * jnp.minimum(0.5, jnp.sqrt(norm))
+            direction = -conjugate_gradients(hvp, gradient, forcing, cg_steps, active)
+        usable = jnp.isfinite(direction).all() & (direction @ gradient < 0)
+        direction = jnp.where(usable, direction, -gradient)
+        step, value, gradient = _search(
+            value_fn, params, value, gradient, direction, active, search_steps, slope_ratio
+        )
+        return step * direction, NewtonState(value, gradient, step)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def dense_solve(matrix: jax.Array, b: jax.Array, active: jax.Array | bool = True) -> jax.Array:
+    """Solves for a symmetric positive definite matrix, adding to its diagonal until it is one.
+
+    Args:
+      matrix: symmetric, shape `[d, d]`.
+      b: right-hand side, shape `[d]`.
+      active: `[]` bool; False tries no shift.
+
+    Returns:
+      `[d]`; NaN where even eight shifts gave no Cholesky factor.
+    """
+    eye = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
+    scale = jnp.abs(jnp.diagonal(matrix)).max() + jnp.finfo(matrix.dtype).tiny
+
+    def factor(shift):
+        return jnp.linalg.cholesky(matrix + shift * eye, symmetrize_input=False)
+
+    def failed(state):
+        chol, _, tries = state
+        return ~jnp.isfinite(jnp.diagonal(chol)).all() & (tries < 8) & active
+
+    def retry(state):
+        _, shift, tries = state
+        return factor(shift), 10 * shift, tries + 1
+
+    first = 10 * jnp.finfo(matrix.dtype).eps * scale
+    chol, _, _ = jax.lax.while_loop(failed, retry, (factor(0.0), first, jnp.asarray(0)))
+    return jax.scipy.linalg.cho_solve((chol, True), b)
+
+
+def conjugate_gradients(
+    matvec: Fn,
+    b: jax.Array,
+    tolerance: jax.Array | float,
+    max_steps: int,
+    active: jax.Array | bool = True,
+) -> jax.Array:
+    """Conjugate gradients from 0, stopped at ``tolerance * ||b||`` or at non-positive curvature.
+
+    Args:
+      matvec: symmetric linear map of `[d]`.
+      b: shape `[d]`.
+      tolerance: relative to the norm of ``b``.
+      max_steps: most calls of ``matvec``.
+      active: `[]` bool; False returns 0 at once.
+
+    Returns:
+      `[d]`: the solution, or the last iterate (a descent direction); ``b`` itself if the very
+      first direction has no positive curvature.
+    """
+    bound = jnp.square(tolerance) * (b @ b)
+
+    def unfinished(state):
+        _, _, _, rr, step, positive = state
+        return (rr > bound) & (step < max_steps) & positive & active
+
+    def body(state):
+        x, r, p, rr, step, _ = state
+        hp = matvec(p)
+        curvature = p @ hp
+        positive = curvature > 0
+        rate = jnp.where(positive, rr / jnp.where(positive, curvature, 1), 0)
+        x = jnp.where(positive, x + rate * p, jnp.where(step == 0, b, x))
+        r = r - rate * hp
+        new = r @ r
+        return x, r, r + (new / jnp.where(rr > 0, rr, 1)) * p, new, step + 1, positive
+
+    start = (jnp.zeros_like(b), b, b, b @ b, jnp.asarray(0), jnp.asarray(True))
+    return jax.lax.while_loop(unfinished, body, start)[0]
+
+
+class _Search(NamedTuple):
+    t: jax.Array
+    value: jax.Array
+    grad: jax.Array
+    low: jax.Array
+    slope_low: jax.Array
+    high: jax.Array
+    slope_high: jax.Array
+    trials: jax.Array
+    accepted: jax.Array
+
+
+def _search(value_fn, y, value, gradient, direction, active, max_steps, ratio):
+    """Step length, value and gradient there; brackets the zero of the slope along the ray."""
+    evaluate = jax.value_and_grad(value_fn)
+    slope0 = gradient @ direction
+    norm0 = jnp.linalg.norm(gradient)
+    slack = 10 * jnp.finfo(y.dtype).eps * jnp.abs(value)
+
+    def accept(t, new, grad, slope):
+        decreased = new <= value + 1e-4 * t * slope0 + slack
+        flat = (jnp.abs(slope) <= ratio * jnp.abs(slope0)) & ((slope <= 0) | decreased)
+        # A residual cut to half is progress too, and the only test left at rounding level.
+        return flat | (jnp.linalg.norm(grad) <= 0.5 * norm0)
+
+    def unfinished(s: _Search):
+        return ~s.accepted & active
+
+    def body(s: _Search):
+        new, grad = evaluate(y + s.t * direction)
+        slope = grad @ direction
+        usable = jnp.isfinite(new) & jnp.isfinite(slope)
+        slope = jnp.where(usable, slope, jnp.inf)
+        below = slope < 0
+        low, slope_low = jnp.where(below, s.t, s.low), jnp.where(below, slope, s.slope_low)
+        high, slope_high = jnp.where(below, s.high, s.t), jnp.where(below, s.slope_high, slope)
+        share = slope_low / (slope_low - slope_high)  # secant; 0 when slope_high is infinite
+        # Every third trial bisects: a secant alone crawls along a kink.
+        share = jnp.where(
+            (s.trials % 3 == 2) | ~jnp.isfinite(share), 0.5, jnp.clip(share, 0.05, 0.95)
+        )
+        inside = low + share * jnp.where(jnp.isfinite(high), high - low, 0)
+        # The last trial is the lower end of the bracket, taken whatever it brings: its slope is
+        # still negative, so the function is lower there than at the start.
+        last = s.trials >= max_steps
+        accepted = (usable & accept(s.t, new, grad, slope)) | last
+        t = jnp.where(jnp.isfinite(high), inside, 4 * s.t)
+        t = jnp.where(s.trials == max_steps - 1, low, t)
+        t = jnp.where(accepted, s.t, t)
+        return _Search(t, new, grad, low, slope_low, high, slope_high, s.trials + 1, accepted)
+
+    one, inf = jnp.ones_like(value), jnp.full_like(value, jnp.inf)
+    zero = jnp.zeros_like(value)
+    start = _Search(
+        one, value, gradient, zero, slope0, inf, inf, jnp.asarray(0), jnp.asarray(False)
+    )
+    s = jax.lax.while_loop(unfinished, body, start)
+    return s.t, s.value, s.grad

@@ -1,0 +1,47 @@
+"""Linen layers whose form guarantees a property."""
+
+from monojax.layers.chain import Chain, Rotation
+from monojax.layers.convex import ICNN, PairwiseICNN, PartialICNN, project_convex
+from monojax.layers.lipschitz import (
+    LMN,
+    AOLConv,
+    AOLDense,
+    BiLipNet,
+    CayleyConv,
+    CayleyDense,
+    LipschitzMLP,
+    MonLipDense,
+    NormDense,
+    SandwichConv,
+    SandwichDense,
+    SLLConv,
+    SLLDense,
+    SpectralDense,
+    group_sort,
+)
+from monojax.layers.lmn import lmn_bound
+
+__all__ = [
+    "ICNN",
+    "LMN",
+    "AOLConv",
+    "AOLDense",
+    "BiLipNet",
+    "CayleyConv",
+    "CayleyDense",
+    "Chain",
+    "LipschitzMLP",
+    "MonLipDense",
+    "NormDense",
+    "PairwiseICNN",
+    "PartialICNN",
+    "Rotation",
+    "SLLConv",
+    "SLLDense",
+    "SandwichConv",
+    "SandwichDense",
+    "SpectralDense",
+    "group_sort",
+    "lmn_bound",
+    "project_convex",
+]

@@ -1,0 +1,226 @@
+"""What the Lipschitz layers share: activations with known slopes, parameters, dtypes."""
+
+import difflib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from monojax.checks import is_concrete
+
+Activation = Callable[[jax.Array], jax.Array]
+
+SLOPE_RESTRICTED: dict[str, Activation] = {
+    "relu": nn.relu,
+    "leaky_relu": nn.leaky_relu,
+    "elu": nn.elu,
+    "softplus": nn.softplus,
+    "tanh": jnp.tanh,
+}
+"""Elementwise, every slope in [0, 1]: what the proofs of SLL, Sandwich and BiLipNet need."""
+
+
+def group_sort(x: jax.Array, num_groups: int) -> jax.Array:
+    """Sorts consecutive groups of the last axis, ascending; ``num_groups=n // 2`` sorts pairs.
+
+    A permutation at every point, so 1-Lipschitz in every p-norm and, unlike ReLU, norm
+    preserving for gradients. Not elementwise: the proofs of SLL, Sandwich and BiLipNet do not
+    cover it.
+
+    Args:
+      x: float, shape `[..., n]`.
+      num_groups: how many groups; must divide n.
+
+    Returns:
+      `[..., n]`, same dtype.
+
+    Raises:
+      ValueError: if ``num_groups`` does not divide n.
+
+    Reference:
+      Anil, Lucas, Grosse, "Sorting out Lipschitz function approximation", ICML 2019.
+    """
+    width = x.shape[-1]
+    if num_groups < 1 or width % num_groups:
+        raise ValueError(
+            f"group_sort needs a width that is a multiple of num_groups, got width {width} "
+            f"and num_groups {num_groups}; use an even width for pairs."
+        )
+    size = width // num_groups
+    grouped = x.reshape(*x.shape[:-1], num_groups, size)
+    if size == 2:  # min and max: a general sort is several times slower
+        a, b = grouped[..., 0], grouped[..., 1]
+        grouped = jnp.stack([jnp.minimum(a, b), jnp.maximum(a, b)], axis=-1)
+    else:
+        grouped = jnp.sort(grouped, axis=-1)
+    return grouped.reshape(x.shape)
+
+
+def _sort_pairs(x: jax.Array) -> jax.Array:
+    return group_sort(x, max(x.shape[-1] // 2, 1))
+
+
+ONE_LIPSCHITZ: dict[str, Activation] = {**SLOPE_RESTRICTED, "groupsort": _sort_pairs}
+"""1-Lipschitz in l2: enough between layers that are 1-Lipschitz themselves."""
+
+
+def choose(kind: str, name: str, table: dict[str, Any]) -> Any:
+    """``table[name]``, or a ValueError that lists the names and the nearest one.
+
+    Args:
+      kind: what is chosen, for the message.
+      name: the key asked for.
+      table: the choices.
+
+    Returns:
+      The entry.
+
+    Raises:
+      ValueError: on a name that is not there.
+    """
+    if isinstance(name, str) and name in table:
+        return table[name]
+    near = difflib.get_close_matches(str(name).lower(), table, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    raise ValueError(f"unknown {kind} {name!r}: choose one of {sorted(table)}{hint}")
+
+
+def check_widths(features: Any, name: str = "features") -> tuple[int, ...]:
+    """``features`` as a non-empty tuple of positive integers.
+
+    Args:
+      features: widths of the layers.
+      name: the argument's name in messages.
+
+    Returns:
+      The widths.
+
+    Raises:
+      ValueError: if it is empty, not a sequence, or a width is not a positive integer.
+    """
+    if isinstance(features, str) or not isinstance(features, Sequence) or not len(features):
+        raise ValueError(
+            f"{name} must be a non-empty sequence of widths such as (64, 64, 1), got {features!r}."
+        )
+    for width in features:
+        check_width(width, name)
+    return tuple(int(width) for width in features)
+
+
+def check_width(width: Any, name: str = "features") -> int:
+    """``width`` as a positive integer.
+
+    Args:
+      width: a number of units.
+      name: the argument's name in messages.
+
+    Returns:
+      The width.
+
+    Raises:
+      ValueError: if it is not an integer >= 1.
+    """
+    if isinstance(width, bool) or not hasattr(width, "__index__") or width < 1:
+        raise ValueError(f"{name} must be made of integers >= 1, got {width!r}.")
+    return int(width)
+
+
+def check_positive(value: Any, name: str) -> None:
+    """Raises ValueError if the concrete scalar ``value`` is not finite and > 0.
+
+    Args:
+      value: a number or scalar array; a traced one passes.
+      name: the argument's name in messages.
+
+    Raises:
+      ValueError: on a value that is not a finite number above 0, or on another shape.
+    """
+    if np.shape(value) != ():
+        raise ValueError(f"{name} must be one number, got shape {np.shape(value)}.")
+    if is_concrete(value) and not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be finite and > 0, got {value}.")
+
+
+def prepare(x: jax.Array, rank: int, dtype: Any, param_dtype: Any) -> tuple[jax.Array, Any]:
+    """The input in the dtype of the output, and the dtype in which weights are built.
+
+    Weights are built in at least float32 (factorisations do not exist below it, and the bound
+    would be lost to rounding), in float64 when the input is.
+
+    Args:
+      x: input, shape `[..., d]` for rank 1, `[..., height, width, channels]` for rank 3.
+      rank: axes of one example.
+      dtype: the dtype asked for, or None.
+      param_dtype: dtype of the parameters.
+
+    Returns:
+      ``(x, build_dtype)``.
+
+    Raises:
+      ValueError: if ``x`` has fewer than ``rank`` axes.
+    """
+    x = jnp.asarray(x)
+    if x.ndim < rank:
+        want = "[..., d]" if rank == 1 else "[..., height, width, channels]"
+        raise ValueError(f"x must have shape {want}, got {x.shape}.")
+    out = jnp.result_type(x, param_dtype) if dtype is None else jnp.dtype(dtype)
+    return x.astype(out), jnp.promote_types(out, jnp.float32)
+
+
+def weight(
+    module: nn.Module, name: str, init: Callable[..., jax.Array], shape: tuple[int, ...], build: Any
+) -> jax.Array:
+    """A parameter of ``module`` in the dtype ``build``; another stored shape is a ValueError.
+
+    Args:
+      module: a compact module with the field ``param_dtype``, being called.
+      name: the parameter's name.
+      init: ``init(key, shape, dtype)``.
+      shape: the shape that the input's width asks for.
+      build: dtype to compute in.
+
+    Returns:
+      The parameter, shape ``shape``.
+
+    Raises:
+      ValueError: if the parameter was initialised for an input of another width.
+    """
+    if module.has_variable("params", name):
+        found = jnp.shape(module.get_variable("params", name))
+        if found != shape:
+            raise ValueError(
+                f"{type(module).__name__} was initialised with {name} of shape {found}, but this "
+                f"input needs {shape}: x has another width than at init; initialise a new one."
+            )
+    param_dtype = module.param_dtype  # type: ignore[attr-defined]
+    return module.param(name, init, shape, param_dtype).astype(build)
+
+
+def frobenius_init(kernel: jax.Array) -> Callable[..., jax.Array]:
+    """Initialiser of a learned scale: the Frobenius norm of ``kernel`` as it is then.
+
+    Args:
+      kernel: the weights that the scale belongs to.
+
+    Returns:
+      ``init(key, (), dtype)``.
+    """
+    return lambda key, shape, dtype: jnp.linalg.norm(kernel.ravel()).astype(dtype).reshape(shape)
+
+
+def rescaled(kernel: jax.Array, scale: jax.Array) -> jax.Array:
+    """``scale * kernel / ||kernel||_F``, 0 with a finite gradient for a zero kernel.
+
+    Args:
+      kernel: any shape.
+      scale: `[]`.
+
+    Returns:
+      The same shape.
+    """
+    norm = jnp.sqrt(jnp.sum(kernel * kernel) + jnp.finfo(kernel.dtype).tiny)
+    return kernel * (scale / norm)

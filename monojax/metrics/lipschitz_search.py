@@ -1,0 +1,215 @@
+"""Searching for the largest and smallest gain: gradient ascent, and refinement in one dimension.
+
+Everything here is measured; it refutes a bound, never proves it: a larger gain may sit where the
+search did not go. Distances are Euclidean, gains are in output units per input unit.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from monojax.checks import check_box, check_output, check_points
+from monojax.metrics.lipschitz import Fn, _check_count, _jacobian
+
+SPLIT = 64
+
+
+class Extremes(NamedTuple):
+    """Smallest and largest slope seen of a function of one variable, and where."""
+
+    lower: jax.Array
+    """`[]`: smallest |f'| seen, 0 if slopes of both signs were seen."""
+    upper: jax.Array
+    """`[]`: largest |f'| seen."""
+    at_lower: jax.Array
+    """`[]`: the point of ``lower``."""
+    at_upper: jax.Array
+    """`[]`: the point of ``upper``."""
+
+
+def search_lipschitz(
+    fn: Fn,
+    starts: jax.Array,
+    *,
+    low: jax.Array | None = None,
+    high: jax.Array | None = None,
+    steps: int = 200,
+    learning_rate: float = 0.05,
+    radius: float = 0.05,
+) -> tuple[jax.Array, jax.Array]:
+    """Gain extremes found by gradient ascent and descent from many starts, measured.
+
+    Adam moves a point and an offset of length ``radius`` to raise (or lower) the gain between
+    ``x - offset / 2`` and ``x + offset / 2``, and the largest (smallest) singular value of the
+    Jacobian where it is smooth. The offset carries the search over the kinks of piecewise linear
+    networks, whose Jacobian has no gradient. It refutes a bound, never proves it.
+
+    Args:
+      fn: map of ONE example `[d]` to `()` or `[c]`.
+      starts: float, shape `[n, d]`; every row is a start.
+      low: lower corner of the box to stay in, `[d]` or scalar; None for no box.
+      high: upper corner; both or none.
+      steps: Adam steps per start, for each of the two searches.
+      learning_rate: in input units.
+      radius: length of the offset, > 0, in input units.
+
+    Returns:
+      ``(lower [], upper [])`` over all visited points, pairs and Jacobians alike. ``lower`` is 0
+      where c < d.
+
+    Raises:
+      ValueError: on wrong shapes or NaN in starts, one corner only, or options that are not > 0.
+    """
+    starts = check_points(starts, "starts")
+    check_output(fn, starts)
+    _check_count(steps, "steps")
+    if not (learning_rate > 0 and radius > 0):
+        raise ValueError(f"learning_rate and radius must be > 0, got {learning_rate} and {radius}.")
+    if (low is None) != (high is None):
+        raise ValueError("give both low and high, or neither.")
+    if low is not None:
+        low, high = check_box(low, high, starts.shape[1])
+
+    def inside(x: jax.Array) -> jax.Array:
+        return x if low is None else jnp.clip(x, low, high)
+
+    def both_gains(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        x, offset = state
+        half = radius / 2 * offset / (jnp.linalg.norm(offset) + jnp.finfo(x.dtype).tiny)
+        a, b = inside(x - half), inside(x + half)
+        gap = jnp.linalg.norm(b - a)
+        fa, fb = fn(a).reshape(-1), fn(b).reshape(-1)
+        rise = jnp.sum((fb - fa) ** 2)
+        rise = jnp.where(rise > 0, jnp.sqrt(jnp.where(rise > 0, rise, 1.0)), 0.0)
+        sigma = jnp.linalg.svd(_jacobian(fn, x), compute_uv=False)
+        # A pair squeezed by the box's edge is mostly rounding: the Jacobian stands in for it.
+        shortest = 0.1 * radius
+        secant = jnp.where(gap > shortest, rise / jnp.maximum(gap, shortest), sigma[0])
+        wide = sigma.shape[0] < x.shape[0]
+        return secant, jnp.zeros_like(sigma[0]) if wide else sigma[-1], sigma[0]
+
+    def climb(sign: float) -> jax.Array:
+        optimiser = optax.adam(learning_rate)
+
+        def objective(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            secant, smallest, largest = both_gains(state)
+            local = largest if sign > 0 else smallest
+            seen = jnp.maximum(secant, local) if sign > 0 else jnp.minimum(secant, local)
+            return -sign * (secant + local), seen
+
+        def step(carry, _):
+            state, memory = carry
+            slope, seen = jax.grad(objective, has_aux=True)(state)
+            slope = jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, 0.0), slope)
+            update, memory = optimiser.update(slope, memory, state)
+            x, offset = optax.apply_updates(state, update)
+            return ((inside(x), offset), memory), seen
+
+        def one(start: jax.Array, offset: jax.Array) -> jax.Array:
+            state = (inside(start), offset)
+            _, seen = jax.lax.scan(step, (state, optimiser.init(state)), None, length=steps)
+            return seen.max() if sign > 0 else seen.min()
+
+        found = jax.vmap(one)(starts, _offsets(starts))
+        return found.max() if sign > 0 else found.min()
+
+    return climb(-1.0), climb(1.0)
+
+
+def exact_lipschitz_1d(
+    fn: Fn,
+    low: float | jax.Array,
+    high: float | jax.Array,
+    *,
+    num: int = 20001,
+    rounds: int = 3,
+    keep: int = 16,
+) -> Extremes:
+    """Smallest and largest |f'| on an interval, by a dense grid and repeated refinement.
+
+    Slopes are taken at the middle of each cell and across it. In every round the ``keep``
+    steepest and flattest cells are split into 64, so a ramp much narrower than a cell is found
+    if the value changes over it; a jump counts with the grid's spacing. Exact, up to rounding,
+    for piecewise linear functions with pieces wider than a cell and for smooth ones whose slope
+    has no peak narrower than a cell; otherwise measured: it refutes a bound, never proves it.
+
+    Args:
+      fn: map of ONE example `[1]` to `()` or `[1]`, differentiable almost everywhere.
+      low: left end.
+      high: right end, above ``low``.
+      num: grid points, at least 3.
+      rounds: refinements, each 64 times finer.
+      keep: cells refined per round.
+
+    Returns:
+      Extremes, each `[]`. NaN slopes, if ``fn`` has them, make both NaN.
+
+    Raises:
+      ValueError: on an empty or unbounded interval, a function of another shape, or counts too
+        small.
+    """
+    low, high = check_box(low, high, 1)
+    if not float(low[0]) < float(high[0]):
+        raise ValueError(f"low must be below high, got {low[0]} and {high[0]}.")
+    if num < 3 or rounds < 0 or keep < 1:
+        raise ValueError(
+            f"need num >= 3, rounds >= 0 and keep >= 1, got {num}, {rounds} and {keep}."
+        )
+    if int(np.prod(check_output(fn, low[None]), dtype=int)) != 1:
+        raise ValueError("fn must return one number: `()` or `[1]`.")
+
+    def value(t: jax.Array) -> jax.Array:
+        return fn(t[None]).reshape(())
+
+    @jax.jit
+    def slopes(left: jax.Array, right: jax.Array) -> tuple[jax.Array, jax.Array]:
+        ends = jax.vmap(value)(left), jax.vmap(value)(right)
+        size = jnp.abs(ends[0]) + jnp.abs(ends[1])
+        # Rounding of the two values is taken off, so that a secant stays a lower estimate.
+        rise = jnp.abs(ends[1] - ends[0]) - 4 * jnp.finfo(size.dtype).eps * size
+        wide = right > left  # cells below one ulp are empty
+        across = jnp.where(wide, rise / jnp.where(wide, right - left, 1.0), 0.0)
+        return jax.vmap(jax.grad(value))((left + right) / 2), across
+
+    grid = jnp.linspace(low[0], high[0], num)
+    left, right = grid[:-1], grid[1:]
+    local, across = slopes(left, right)
+    # Secants count on the grid, where they see jumps; in finer cells they only steer, because
+    # there the rounding inside ``fn`` outweighs them.
+    middle = (left + right) / 2
+    secants, found = (middle, across), [(middle, local)]
+    for _ in range(rounds):
+        steep = jnp.argsort(-jnp.maximum(jnp.abs(local), across))[:keep]
+        flat = jnp.argsort(jnp.abs(local))[:keep]
+        chosen = jnp.concatenate([steep, flat])
+        share = jnp.linspace(0.0, 1.0, SPLIT + 1, dtype=grid.dtype)
+        ends = left[chosen, None] + (right - left)[chosen, None] * share
+        left, right = ends[:, :-1].reshape(-1), ends[:, 1:].reshape(-1)
+        local, across = slopes(left, right)
+        found.append(((left + right) / 2, local))
+    return _summary(secants, found)
+
+
+def _summary(
+    secants: tuple[jax.Array, jax.Array], found: list[tuple[jax.Array, jax.Array]]
+) -> Extremes:
+    """Extremes over signed slopes, and over the sizes of secants where those see more."""
+    where, signed = (jnp.concatenate(part) for part in zip(*found, strict=True))
+    low, high = jnp.argmin(jnp.abs(signed)), jnp.argmax(jnp.abs(signed))
+    turns = (signed.min() < 0) & (signed.max() > 0)
+    lower = jnp.where(turns, 0.0, jnp.abs(signed[low]))
+    best = jnp.argmax(secants[1])
+    # Ties and near ties go to the derivative, which is free of the secant's rounding.
+    jump = secants[1][best] > 1.001 * jnp.abs(signed[high])
+    upper = jnp.where(jump, secants[1][best], jnp.abs(signed[high]))
+    broken = jnp.isnan(signed).any() | jnp.isnan(secants[1]).any()
+    lower, upper = (jnp.where(broken, jnp.nan, part) for part in (lower, upper))
+    return Extremes(lower, upper, where[low], jnp.where(jump, secants[0][best], where[high]))
+
+
+def _offsets(starts: jax.Array) -> jax.Array:
+    """Fixed first offsets `[n, d]`: the search is deterministic, and starts differ."""
+    return jax.random.normal(jax.random.key(0), starts.shape, starts.dtype)

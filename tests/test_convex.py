@@ -1,0 +1,202 @@
+"""Convex networks: convexity, exact Hessians, and constants that dominate what is sampled."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from monojax.conjugate import Activation, as_activation, softplus
+from monojax.layers import ICNN, PartialICNN, project_convex
+from monojax.layers.convex import INITIALISERS
+
+
+def make(features=(6, 5), dim=3, seed=0, scale=1.0, **kwargs):
+    net = ICNN(features, **kwargs)
+    params = net.init(jax.random.key(seed), jnp.ones(dim))
+    return net, jax.tree.map(lambda a: scale * a, params)
+
+
+def hessians(net, params, points):
+    return jax.jit(jax.vmap(jax.hessian(lambda y: net.apply(params, y))))(points)
+
+
+def test_recursion_by_hand():
+    """Two hidden layers, written out; batch dimensions in front are kept."""
+    net, params = make(activation=jax.nn.softplus)
+    p, y = params["params"], jax.random.normal(jax.random.key(1), (2, 4, 3))
+    g = jax.nn.softplus
+    z = g(y @ p["y_kernel_0"] + p["bias_0"])
+    z = g(z @ jnp.maximum(p["z_kernel_1"], 0) + y @ p["y_kernel_1"] + p["bias_1"])
+    z = g(z @ jnp.maximum(p["z_kernel_2"], 0) + y @ p["y_kernel_2"] + p["bias_2"])
+    np.testing.assert_allclose(net.apply(params, y), z[..., 0], rtol=1e-5)
+
+
+def test_parameter_count_of_the_paper():
+    """h (d + 1) + (k - 1) h (d + 1 + h) + (d + 1 + h) = 4418 at d = 1, h = 64, k = 2."""
+    _, params = make((64, 64), dim=1)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 4418
+
+
+@pytest.mark.parametrize("weight_map", ["clamp", "softplus", "square", "projected"])
+def test_convex_for_every_map_and_init(weight_map):
+    """Smallest eigenvalue >= 0 up to float32 rounding of the largest (1e-5 relative)."""
+    points = jax.random.normal(jax.random.key(1), (50, 3))
+    net, _ = make(weight_map=weight_map, activation=softplus(2.0))
+    curvatures = jax.jit(lambda p: jax.vmap(jax.hessian(lambda y: net.apply(p, y)))(points))
+    for init in INITIALISERS:
+        _, params = make(weight_map=weight_map, z_init=init, activation=softplus(2.0))
+        eigs = np.linalg.eigvalsh(curvatures(params))
+        assert eigs.min() >= -1e-5 * eigs.max() and eigs.max() > 1e-3, init
+
+
+def test_mapped_initialisations_agree():
+    """All maps start from the same clamped draw, up to the floor of 1e-3."""
+    y = jax.random.normal(jax.random.key(1), (5, 3))
+    maps = ("clamp", "softplus", "square", "projected")
+    values = [net.apply(params, y) for net, params in (make(weight_map=m) for m in maps)]
+    for other in values[1:]:
+        np.testing.assert_allclose(values[0], other, atol=0.05)
+
+
+def test_project_convex_touches_only_the_weights_between_units():
+    net, params = make(weight_map="projected")
+    moved = jax.tree.map(lambda a: a - 0.3, params)
+    p, q = project_convex(moved)["params"], moved["params"]
+    assert p["z_kernel_1"].min() == 0 and q["z_kernel_1"].min() < 0
+    np.testing.assert_array_equal(p["y_kernel_1"], q["y_kernel_1"])
+    eigs = np.linalg.eigvalsh(hessians(net, project_convex(moved), jnp.eye(3)))
+    assert eigs.min() >= -1e-5
+
+
+@pytest.mark.parametrize("activation", [softplus(3.0), "elu", "squared_relu", jnp.exp])
+@pytest.mark.parametrize("activate_output", [True, False])
+def test_structured_hessian_is_exact(activation, activate_output):
+    """Against automatic differentiation; 2e-5: float32 sums of 12 terms, relative."""
+    net, params = make(activation=activation, activate_output=activate_output, scale=0.7)
+    y, v = jnp.array([0.3, -0.5, 0.8]), jnp.array([1.0, 2.0, -1.0])
+
+    @jax.jit
+    def run(p):
+        want = jax.hessian(lambda y: net.apply(p, y))(y)
+        return want, net.maths.hessian(p["params"], y), net.maths.hvp(p["params"], y)(v)
+
+    want, whole, product = run(params)
+    scale = np.abs(want).max()
+    np.testing.assert_allclose(whole, want, atol=2e-5 * scale)
+    np.testing.assert_allclose(product, want @ v, atol=6e-5 * scale)
+
+
+@pytest.mark.parametrize("features, dim", [((64, 64), 2), ((16,), 5), ((10,) * 10, 2)])
+@pytest.mark.parametrize("activation", [softplus(1.0), softplus(10.0), "elu"])
+@pytest.mark.parametrize("output", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_bounds_dominate_samples_and_beat_the_product(features, dim, activation, output):
+    """Certified constants lie above everything sampled, and below the looser recursion."""
+    net, params = make(features, dim, activation=activation, activate_output=output)
+    points = 3 * jax.random.normal(jax.random.key(1), (200, dim))
+
+    @jax.jit
+    def run(p):
+        f = lambda y: net.apply(p, y)
+        sampled = jax.vmap(jax.grad(f))(points), jax.vmap(jax.hessian(f))(points)
+        return *sampled, net.apply(p, method="bounds"), net.maths.product_bound(p["params"])
+
+    slopes, curvatures, (lipschitz, smoothness), loose = run(params)
+    rounding = 1 + 1e-5
+    assert np.linalg.norm(slopes, axis=1).max() <= lipschitz <= loose[0] * rounding
+    assert np.linalg.eigvalsh(curvatures).max() <= smoothness <= loose[1] * rounding
+
+
+def test_bounds_are_attained_by_one_unit():
+    """F = softplus(w y + b) has Lipschitz constant |w| and smoothness w^2 / 4: nothing to spare."""
+    net = ICNN((1,), softplus(1.0), activate_output=False)
+    params = {
+        "y_kernel_0": jnp.array([[3.0]]),
+        "bias_0": jnp.zeros(1),
+        "y_kernel_1": jnp.zeros((1, 1)),
+        "bias_1": jnp.zeros(1),
+        "z_kernel_1": jnp.ones((1, 1)),
+    }
+    lipschitz, smoothness = net.apply({"params": params}, method="bounds")
+    np.testing.assert_allclose([lipschitz, smoothness], [3.0, 9 / 4], rtol=1e-6)
+
+
+def test_bounds_can_be_differentiated():
+    net, params = make(activation=softplus(1.0))
+    bound = jax.jit(lambda p: net.apply(p, method="bounds")[1])
+    grads = jax.jit(jax.grad(bound))(params)["params"]
+    # A step against the gradient lowers the certified constant.
+    lower = bound({"params": {k: params["params"][k] - 1e-3 * g for k, g in grads.items()}})
+    assert lower < bound(params)
+    assert all(np.isfinite(g).all() for g in grads.values())
+    assert np.abs(grads["y_kernel_0"]).max() > 0
+
+
+def test_partial_is_convex_in_w_and_free_in_context():
+    net = PartialICNN((7, 6), softplus(2.0))
+    c, w = (
+        jax.random.normal(jax.random.key(1), (40, 2)),
+        jax.random.normal(jax.random.key(2), (40, 3)),
+    )
+    params = net.init(jax.random.key(0), c, w)
+    value = lambda c, w: net.apply(params, c, w)
+    in_w = jax.jit(jax.vmap(jax.hessian(value, argnums=1)))(c, w)
+    eigs = np.linalg.eigvalsh(in_w)
+    assert eigs.min() >= -1e-5 * eigs.max() and eigs.max() > 1e-3
+    in_c = jax.jit(jax.vmap(jax.hessian(value, argnums=0)))(c, w)
+    assert np.linalg.eigvalsh(in_c).min() < -1e-3  # not convex in the context
+
+
+def test_partial_uses_every_block():
+    """The released loop skips one declared block; here every parameter moves the output."""
+    net = PartialICNN((4, 4, 4), softplus(1.0))
+    c, w = jnp.ones(2), jnp.ones(3)
+    params = net.init(jax.random.key(0), c, w)
+    grads = jax.jit(jax.grad(lambda p: net.apply(p, c, w)))(params)["params"]
+    unused = {
+        jax.tree_util.keystr(path)
+        for path, g in jax.tree_util.tree_leaves_with_path(grads)
+        if not np.abs(g).max() > 0
+    }
+    assert not unused
+    assert {f"z_kernel_{i}" for i in (1, 2, 3)} <= set(grads) and "y_3" in grads
+
+
+def test_activations():
+    assert as_activation("softplus") is softplus(10.0) is as_activation(softplus())
+    assert as_activation(jax.nn.softplus) is softplus(1.0)
+    assert as_activation(jax.nn.relu).piecewise_linear and as_activation("relu").piecewise_linear
+    leaky = as_activation(lambda a: jnp.maximum(a, 0.1 * a))
+    assert leaky.piecewise_linear and not as_activation(jnp.exp).piecewise_linear
+    a = jnp.linspace(-3, 3, 13)
+    first, second = softplus(4.0).derivatives(a)
+    plain = Activation(softplus(4.0).function).derivatives(a)
+    np.testing.assert_allclose(first, plain[0], atol=1e-6)
+    np.testing.assert_allclose(second, plain[1], atol=1e-5)
+
+
+def test_bad_input():
+    for features in ((), (3, 0)):
+        with pytest.raises(ValueError, match="features"):
+            make(features)
+        with pytest.raises(ValueError, match="features"):
+            PartialICNN(features).init(jax.random.key(0), jnp.ones(2), jnp.ones(3))
+    with pytest.raises(ValueError, match="convex and non-decreasing"):
+        make(activation=jnp.tanh)
+    with pytest.raises(ValueError, match="activation must be"):
+        make(activation="gelu")
+    with pytest.raises(TypeError, match="callable"):
+        make(activation=3)
+    with pytest.raises(ValueError, match="weight_map"):
+        make(weight_map="abs")
+    with pytest.raises(ValueError, match="z_init must be"):
+        make(z_init="zeros")
+    with pytest.raises(ValueError, match="sharpness"):
+        softplus(0.0)
+    net, params = make()
+    with pytest.raises(ValueError, match="parameters are for 3"):
+        net.apply(params, jnp.ones(4))
+    with pytest.raises(ValueError, match="same leading shape"):
+        PartialICNN((3,)).init(jax.random.key(0), jnp.ones((2, 2)), jnp.ones((3, 3)))
+    net, params = make(activation=jnp.exp)
+    with pytest.raises(ValueError, match="not known"):
+        net.apply(params, method="bounds")
