@@ -1,6 +1,7 @@
 """Convex conjugates by an optax inner loop, differentiated implicitly."""
 
 from monojax.conjugate.activations import Activation, as_activation, softplus
+from monojax.conjugate.fenchel_young import fenchel_young_loss
 from monojax.conjugate.legendre import Conjugate, Report, conjugate, report
 from monojax.conjugate.newton import newton
 from monojax.conjugate.solvers import DENSE_LIMIT, METHODS, Solver
@@ -14,6 +15,7 @@ __all__ = [
     "Solver",
     "as_activation",
     "conjugate",
+    "fenchel_young_loss",
     "newton",
     "report",
     "softplus",
