@@ -13,23 +13,6 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
-# Rooms of the open dual issue, landed ahead of it.
-PREVIEW = (
-    "test_bilipnet",
-    "test_bilipschitz",
-    "test_conjugate",
-    "test_convex",
-    "test_lipschitz_layers",
-    "test_lmn",
-    "test_metrics_lipschitz",
-)
-
-
-def pytest_collection_modifyitems(items):
-    """Marks the preview rooms' tests, so that they run with `pytest -m preview` only."""
-    for item in items:
-        if item.path.stem in PREVIEW:
-            item.add_marker(pytest.mark.preview)
 
 
 @pytest.fixture
