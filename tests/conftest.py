@@ -25,6 +25,16 @@ def x64():
         yield
 
 
+@pytest.fixture(scope="module")
+def quick_compiles():
+    """LLVM's optimiser off: for files that compile many programs and run each of them once."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    jax.config.update(name, True)
+    yield
+    jax.config.update(name, before)
+
+
 @pytest.fixture
 def checkout() -> Path:
     """The root of the checkout."""

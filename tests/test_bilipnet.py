@@ -7,6 +7,8 @@ import pytest
 
 from monojax.layers.bilipnet import BiLipNet, MonLipDense
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 KEY = jax.random.key(0)
 
 

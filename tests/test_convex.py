@@ -9,6 +9,8 @@ from monojax.conjugate import Activation, as_activation, softplus
 from monojax.layers import ICNN, PartialICNN, project_convex
 from monojax.layers.convex import INITIALISERS
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 
 def make(features=(6, 5), dim=3, seed=0, scale=1.0, **kwargs):
     net = ICNN(features, **kwargs)
