@@ -150,6 +150,55 @@ def test_relu_needs_the_unrolled_rule():
         flat.apply(params, x, method="inverse")
 
 
+def test_relu_inverse_with_kinks():
+    """At a kink grad G has many values; the inverse must pick x's. 0.05: 4000 steps' own error."""
+    unrolled = Solver("gradient", max_steps=4000, differentiation="unrolled")
+    net, params, _ = make(1, activation="relu", solver=unrolled)
+    x = jnp.linspace(-2, 2, 21)[:, None]
+    back = jax.jit(lambda x: net.apply(params, net.apply(params, x), method="inverse"))(x)
+    np.testing.assert_allclose(back, x, atol=0.05)
+
+
+UNROLLED = Solver("gradient", max_steps=3000, differentiation="unrolled")
+
+
+@pytest.mark.parametrize(
+    "activation, hidden, solver",
+    [
+        (softplus(1.0), 3, None),
+        ("relu", 3, UNROLLED),
+        pytest.param(softplus(1.0), 10, None, marks=SLOW),
+        pytest.param("relu", 10, UNROLLED, marks=SLOW),
+    ],
+)
+def test_constants_at_initialisation(activation, hidden, solver):
+    """Spec 7.1 in short: slopes between random pairs lie in [alpha, alpha + beta], any beta.
+
+    Each up to beta * residual, which is large where relu's solution sits on a kink; more than 300
+    pairs are known to 1% of the upper constant, and some of those come near it.
+    """
+    net = BLNN((10,) * hidden, 4.0, 1.0, activation, solver)
+    x = jax.random.uniform(jax.random.key(1), (200, 2), minval=-1, maxval=9)
+    params = jax.jit(net.init)(jax.random.key(0), x)
+
+    @jax.jit
+    def run(beta):
+        record = net.apply(params, x, beta=beta, method="diagnostics")
+        return net.apply(params, x, beta=beta), record.error_bound
+
+    i, j = np.random.default_rng(0).integers(0, 200, (2, 3000))
+    i, j = i[i != j], j[i != j]
+    dx = np.linalg.norm(x[i] - x[j], axis=-1)
+    for beta in (0.05, 10.0, 100.0):
+        out, error = run(beta)
+        ratio = np.linalg.norm(out[i] - out[j], axis=-1) / dx
+        slack = (error[i] + error[j]) / dx + 1e-4
+        known = slack < 0.01 * (4 + beta)
+        assert known.sum() > 300
+        assert (ratio >= 4 - slack).all() and (ratio <= 4 + beta + slack).all()
+        assert ratio[known].max() >= 4 + 0.5 * beta
+
+
 def test_step_limit_and_nan_are_flagged():
     net, params, x = make(beta=400.0, solver=Solver("newton", max_steps=1))
     x = x.at[3].set(jnp.nan)
