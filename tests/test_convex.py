@@ -16,7 +16,7 @@ SLOW = pytest.mark.slow
 
 def make(features=(6, 5), dim=3, seed=0, scale=1.0, **kwargs):
     net = ICNN(features, **kwargs)
-    params = net.init(jax.random.key(seed), jnp.ones(dim))
+    params = jax.jit(net.init)(jax.random.key(seed), jnp.ones(dim))
     return net, jax.tree.map(lambda a: scale * a, params)
 
 
@@ -27,12 +27,18 @@ def hessians(net, params, points):
 def test_recursion_by_hand():
     """Two hidden layers, written out; batch dimensions in front are kept."""
     net, params = make(activation=jax.nn.softplus)
-    p, y = params["params"], jax.random.normal(jax.random.key(1), (2, 4, 3))
-    g = jax.nn.softplus
-    z = g(y @ p["y_kernel_0"] + p["bias_0"])
-    z = g(z @ jnp.maximum(p["z_kernel_1"], 0) + y @ p["y_kernel_1"] + p["bias_1"])
-    z = g(z @ jnp.maximum(p["z_kernel_2"], 0) + y @ p["y_kernel_2"] + p["bias_2"])
-    np.testing.assert_allclose(net.apply(params, y), z[..., 0], rtol=1e-5)
+    y, g = jax.random.normal(jax.random.key(1), (2, 4, 3)), jax.nn.softplus
+
+    @jax.jit
+    def by_hand(p, y):
+        z = g(y @ p["y_kernel_0"] + p["bias_0"])
+        z = g(z @ jnp.maximum(p["z_kernel_1"], 0) + y @ p["y_kernel_1"] + p["bias_1"])
+        z = g(z @ jnp.maximum(p["z_kernel_2"], 0) + y @ p["y_kernel_2"] + p["bias_2"])
+        return z[..., 0]
+
+    np.testing.assert_allclose(
+        jax.jit(net.apply)(params, y), by_hand(params["params"], y), rtol=1e-5
+    )
 
 
 def test_parameter_count_of_the_paper():
