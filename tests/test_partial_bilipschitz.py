@@ -117,6 +117,10 @@ def test_partial_certificate_and_input_errors():
     net, params, c, y = partial_net(output="mean")
     with pytest.raises(ValueError, match="no inverse"):
         apply(net, params, c, y, method="inverse")
+    unrolled = Solver("gradient", max_steps=5, differentiation="unrolled")
+    flat = PartialBLNN((5,), 0.0, 2.0, activation="relu", solver=unrolled)
+    with pytest.raises(ValueError, match="no inverse"):
+        apply(flat, jax.eval_shape(flat.init, jax.random.key(0), c, y), c, y, method="inverse")
     with pytest.raises(ValueError, match="same leading shape"):
         apply(net, params, c[:3], y)
     with pytest.raises(TypeError, match="floating"):
