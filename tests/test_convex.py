@@ -16,7 +16,7 @@ SLOW = pytest.mark.slow
 
 def make(features=(6, 5), dim=3, seed=0, scale=1.0, **kwargs):
     net = ICNN(features, **kwargs)
-    params = jax.jit(net.init)(jax.random.key(seed), jnp.ones(dim))
+    params = net.init(jax.random.key(seed), jnp.ones(dim))  # eager: the operations are shared
     return net, jax.tree.map(lambda a: scale * a, params)
 
 
