@@ -11,7 +11,7 @@ rotations are outside the class; `layers.Chain` with `layers.Rotation` reaches t
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -24,21 +24,15 @@ from monojax.conjugate.legendre import Conjugate, conjugate
 from monojax.conjugate.partial import ContextPotential
 from monojax.conjugate.solvers import Solver
 from monojax.layers.convex import ICNN, PairwiseICNN, PartialICNN, check_features
+from monojax.solve_record import (
+    Diagnostics,
+    diagnostics_of,
+    sow_record,
+    unconverged,
+    worst_residual,
+)
 
-
-class Diagnostics(NamedTuple):
-    """What the inner solves did, one entry per example, each `[...]`."""
-
-    steps: jax.Array
-    """int: steps of the inner loop."""
-    residual: jax.Array
-    """Norm of x - grad G(y)."""
-    converged: jax.Array
-    """bool: the residual met the solver's tolerance."""
-    curvature: jax.Array
-    """Smallest secant curvature of G met; below 1 / beta the core is not convex."""
-    error_bound: jax.Array
-    """beta * residual, which bounds the error of f in the Euclidean norm."""
+__all__ = ["BLNN", "Diagnostics", "PartialBLNN", "unconverged", "worst_residual"]
 
 
 def _check_constants(alpha: Any, beta: Any) -> None:
@@ -65,12 +59,6 @@ def _check_solver(solver: Solver | None, activation: Any) -> Solver:
     return solver
 
 
-def _diagnostics(result: Conjugate) -> Diagnostics:
-    return Diagnostics(
-        result.steps, result.residual, result.converged, result.curvature, result.error_bound
-    )
-
-
 def _over_batch(fn, *arrays: jax.Array):
     """``fn`` of one example over all leading dimensions of ``arrays`` `[..., d_i]`."""
     lead = arrays[0].shape[:-1]
@@ -90,6 +78,24 @@ def _check_input(x: Any, name: str, dim: int | None = None) -> jax.Array:
     return x
 
 
+def _inverse_case(alpha: Any, activation: Any) -> tuple[bool, bool]:
+    """Whether the inverse is explicit (alpha = 0), and whether grad G has kinks.
+
+    There grad G(w) is a set, of which autodiff returns one element; (y - w) / alpha is the one.
+
+    Raises:
+      ValueError: if both, so that there is no inverse.
+    """
+    zero = isinstance(alpha, (int, float)) and alpha == 0
+    kinked = as_activation(activation).piecewise_linear
+    if zero and kinked:
+        raise ValueError(
+            "no inverse: with alpha = 0 and a piecewise linear core, f is constant on open "
+            "sets; use alpha > 0 or softplus."
+        )
+    return zero, kinked
+
+
 class _Constants(nn.Module):
     """Shared by both networks: alpha and beta, fixed or trained (as logarithms)."""
 
@@ -106,7 +112,9 @@ class BLNN(_Constants):
     r"""alpha-inverse-Lipschitz and (alpha + beta)-Lipschitz: maps `[..., d]` to `[..., d]`.
 
     Certified for the Euclidean norm, up to an error of beta * residual per example, which
-    :meth:`diagnostics` returns. NaN input gives an example that has not converged.
+    :meth:`diagnostics` returns. NaN input gives an example that has not converged. In training,
+    ``apply(..., mutable=["diagnostics"])`` also returns the record of the forward solve, which
+    :func:`unconverged` turns into one count for the log.
 
     Attributes:
       features: widths of the convex core's hidden layers.
@@ -204,7 +212,7 @@ class BLNN(_Constants):
     def diagnostics(self, x: jax.Array, *, alpha: Any = None, beta: Any = None) -> Diagnostics:
         """What the solver did for ``x`` `[..., d]`; fields `[...]`."""
         x, _, beta = self._prepare(x, "x", alpha, beta)
-        return _diagnostics(self._solve(x, 1.0, 1 / beta))
+        return diagnostics_of(self._solve(x, 1.0, 1 / beta))
 
     def inverse(self, y: jax.Array, *, alpha: Any = None, beta: Any = None) -> jax.Array:
         r"""The x with f(x) = y, itself :math:`1/\alpha`-Lipschitz if alpha > 0.
@@ -224,20 +232,17 @@ class BLNN(_Constants):
           ValueError: if alpha is 0 and the activation piecewise linear: f is not injective then.
         """
         y, alpha, beta = self._prepare(y, "y", alpha, beta)
-        zero = isinstance(alpha, (int, float)) and alpha == 0
-        if zero and as_activation(self.activation).piecewise_linear:
-            raise ValueError(
-                "no inverse: with alpha = 0 and a piecewise linear core, f is constant on open "
-                "sets; use alpha > 0 or softplus."
-            )
+        zero, kinked = _inverse_case(alpha, self.activation)
         w = y if zero else self._solve(y, alpha, 1 + alpha / beta).argmax
+        if kinked:
+            return (y - w) / alpha
         params = self._potential_params(1.0, 1 / beta, y.dtype)
         return _over_batch(lambda w: jax.grad(ScaledICNN(self.core.maths), 1)(params, w), w)
 
     def inverse_diagnostics(self, y: jax.Array, *, alpha: Any = None, beta: Any = None):
         """What the solver of :meth:`inverse` did for ``y`` `[..., d]`; needs alpha > 0."""
         y, alpha, beta = self._prepare(y, "y", alpha, beta)
-        return _diagnostics(self._solve(y, alpha, 1 + alpha / beta))
+        return diagnostics_of(self._solve(y, alpha, 1 + alpha / beta))
 
     def bounds(self) -> tuple[Any, Any]:
         """Certified ``(smallest, largest)`` slope: alpha and alpha + beta."""
@@ -270,7 +275,9 @@ class BLNN(_Constants):
     def _solve(self, x: jax.Array, weight: Any, curvature: Any) -> Conjugate:
         params = self._potential_params(weight, curvature, x.dtype)
         potential = ScaledICNN(self.core.maths)
-        return _over_batch(lambda x: conjugate(potential, params, x, self._checked), x)
+        result = _over_batch(lambda x: conjugate(potential, params, x, self._checked), x)
+        sow_record(self, result)
+        return result
 
 
 class PartialBLNN(_Constants):
@@ -346,20 +353,22 @@ class PartialBLNN(_Constants):
     def diagnostics(self, x_free: jax.Array, x_monotone: jax.Array) -> Diagnostics:
         """What the solver did; fields `[...]`."""
         c, y = self._prepare(x_free, x_monotone)
-        return _diagnostics(self._solve(c, y, 1.0, 1 / self._beta))
+        return diagnostics_of(self._solve(c, y, 1.0, 1 / self._beta))
 
     def inverse(self, x_free: jax.Array, z: jax.Array) -> jax.Array:
         """The x_monotone `[..., d]` with f(x_free, x_monotone) = z `[..., d]`.
 
         Raises:
-          ValueError: for ``output="mean"``, which has no inverse.
+          ValueError: for ``output="mean"``, which has no inverse, and as :meth:`BLNN.inverse`.
         """
         if self.output == "mean":
             raise ValueError("no inverse: output='mean' maps d numbers to one; use 'vector'.")
         c, z = self._prepare(x_free, z)
         alpha, beta = self._alpha, self._beta
-        fixed = isinstance(alpha, (int, float)) and alpha == 0
-        w = z if fixed else self._solve(c, z, alpha, 1 + alpha / beta).argmax
+        zero, kinked = _inverse_case(alpha, self.activation)
+        w = z if zero else self._solve(c, z, alpha, 1 + alpha / beta).argmax
+        if kinked:
+            return (z - w) / alpha
         potential, params = self._potential(1.0, 1 / beta, z.dtype)
         return _over_batch(lambda c, w: jax.grad(potential, 1)({**params, "context": c}, w), c, w)
 
@@ -428,4 +437,6 @@ class PartialBLNN(_Constants):
         def one(c, y):
             return conjugate(potential, {**params, "context": c}, y, self._checked)
 
-        return _over_batch(one, c, y)
+        result = _over_batch(one, c, y)
+        sow_record(self, result)
+        return result

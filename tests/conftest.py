@@ -13,23 +13,6 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
-# Rooms of the open dual issue, landed ahead of it.
-PREVIEW = (
-    "test_bilipnet",
-    "test_bilipschitz",
-    "test_conjugate",
-    "test_convex",
-    "test_lipschitz_layers",
-    "test_lmn",
-    "test_metrics_lipschitz",
-)
-
-
-def pytest_collection_modifyitems(items):
-    """Marks the preview rooms' tests, so that they run with `pytest -m preview` only."""
-    for item in items:
-        if item.path.stem in PREVIEW:
-            item.add_marker(pytest.mark.preview)
 
 
 @pytest.fixture
@@ -40,6 +23,16 @@ def x64():
         from jax.experimental import enable_x64 as enable
     with enable(True):
         yield
+
+
+@pytest.fixture(scope="module")
+def quick_compiles():
+    """LLVM's optimiser off: for files that compile many programs and run each of them once."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    jax.config.update(name, True)
+    yield
+    jax.config.update(name, before)
 
 
 @pytest.fixture

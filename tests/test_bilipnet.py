@@ -4,21 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import drawn, times
 
 from monojax.layers.bilipnet import BiLipNet, MonLipDense
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 KEY = jax.random.key(0)
-
-
-def drawn(layer, x):
-    """Normal parameters of the right shapes; the bounds hold for any, and init takes compiling."""
-    rng = np.random.default_rng(0)
-    draw = lambda leaf: jnp.asarray(0.5 * rng.normal(size=leaf.shape), leaf.dtype)
-    return jax.tree.map(draw, jax.eval_shape(layer.init, KEY, x))
-
-
-def scaled(factor, variables):
-    return jax.tree.map(lambda p: factor * p, variables)
 
 
 @pytest.mark.parametrize(("d", "units"), [(1, (8, 8)), (4, (6, 5, 3)), (6, (2, 2))])
@@ -29,7 +21,7 @@ def test_monlip_is_monotone_and_lipschitz(d, units):
     variables = drawn(layer, x)
     slopes = jax.jit(lambda v: jax.vmap(jax.jacfwd(lambda z: layer.apply(v, z)))(x))
     for factor in (1.0, 10.0):
-        jacobians = slopes(scaled(factor, variables))
+        jacobians = slopes(times(factor, variables))
         centred = np.asarray(jacobians, np.float64) - 10.25 * np.eye(d)
         assert np.linalg.norm(centred, 2, axis=(1, 2)).max() <= 9.75 * (1 + 1e-5)
 
@@ -66,7 +58,7 @@ def test_bilipnet_bounds_and_inverse(x64):
         return jacobians, y, root, net.apply(v, root.x, form="compact")
 
     for factor in (1.0, 5.0):
-        jacobians, y, root, again = run(scaled(factor, variables))
+        jacobians, y, root, again = run(times(factor, variables))
         sigma = np.linalg.svd(np.asarray(jacobians), compute_uv=False)
         assert sigma.max() <= 20 * (1 + 1e-9)
         assert sigma.min() >= 0.1 * (1 - 1e-9)
@@ -109,3 +101,32 @@ def test_unconverged_inverse_is_flagged():
     np.testing.assert_array_equal(jnp.isnan(out).all(axis=-1), ~root.converged)
     assert not bool(root.converged[:3].all())  # nothing meets a tolerance of 0 in float32
     assert not bool(root.converged[3])
+
+
+# --- bad input --------------------------------------------------------------------------------
+
+
+X = jnp.ones((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "match"),
+    [(-1, 1, "lower"), (2, 1, "below upper"), (1, 1, "below upper"), (0, 0, "upper")],
+)
+def test_rejects_bad_constants(lower, upper, match):
+    for layer in (MonLipDense((4,), lower, upper), BiLipNet((4,), lower, upper)):
+        with pytest.raises(ValueError, match=match):
+            jax.eval_shape(layer.init, KEY, X)
+
+
+def test_rejects_units_depth_form_and_missing_inverse():
+    with pytest.raises(ValueError, match="units"):
+        jax.eval_shape(MonLipDense((), 0.1, 1.0).init, KEY, X)
+    with pytest.raises(ValueError, match="depth"):
+        jax.eval_shape(BiLipNet((4,), 0.1, 1.0, depth=0).init, KEY, X)
+    layer = MonLipDense((4,), 0.0, 1.0)
+    variables = drawn(layer, X)
+    with pytest.raises(ValueError, match=r"unknown form 'compcat'.*did you mean 'compact'"):
+        layer.apply(variables, X, form="compcat")
+    with pytest.raises(ValueError, match="no inverse is guaranteed"):
+        layer.apply(variables, X, method="inverse")

@@ -4,15 +4,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import drawn
 
 from monojax.conjugate import Activation, as_activation, softplus
 from monojax.layers import ICNN, PartialICNN, project_convex
 from monojax.layers.convex import INITIALISERS
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+SLOW = pytest.mark.slow
+
 
 def make(features=(6, 5), dim=3, seed=0, scale=1.0, **kwargs):
     net = ICNN(features, **kwargs)
-    params = net.init(jax.random.key(seed), jnp.ones(dim))
+    params = net.init(jax.random.key(seed), jnp.ones(dim))  # eager: the operations are shared
     return net, jax.tree.map(lambda a: scale * a, params)
 
 
@@ -23,17 +27,23 @@ def hessians(net, params, points):
 def test_recursion_by_hand():
     """Two hidden layers, written out; batch dimensions in front are kept."""
     net, params = make(activation=jax.nn.softplus)
-    p, y = params["params"], jax.random.normal(jax.random.key(1), (2, 4, 3))
-    g = jax.nn.softplus
-    z = g(y @ p["y_kernel_0"] + p["bias_0"])
-    z = g(z @ jnp.maximum(p["z_kernel_1"], 0) + y @ p["y_kernel_1"] + p["bias_1"])
-    z = g(z @ jnp.maximum(p["z_kernel_2"], 0) + y @ p["y_kernel_2"] + p["bias_2"])
-    np.testing.assert_allclose(net.apply(params, y), z[..., 0], rtol=1e-5)
+    y, g = jax.random.normal(jax.random.key(1), (2, 4, 3)), jax.nn.softplus
+
+    @jax.jit
+    def by_hand(p, y):
+        z = g(y @ p["y_kernel_0"] + p["bias_0"])
+        z = g(z @ jnp.maximum(p["z_kernel_1"], 0) + y @ p["y_kernel_1"] + p["bias_1"])
+        z = g(z @ jnp.maximum(p["z_kernel_2"], 0) + y @ p["y_kernel_2"] + p["bias_2"])
+        return z[..., 0]
+
+    np.testing.assert_allclose(
+        jax.jit(net.apply)(params, y), by_hand(params["params"], y), rtol=1e-5
+    )
 
 
 def test_parameter_count_of_the_paper():
     """h (d + 1) + (k - 1) h (d + 1 + h) + (d + 1 + h) = 4418 at d = 1, h = 64, k = 2."""
-    _, params = make((64, 64), dim=1)
+    params = jax.eval_shape(ICNN((64, 64)).init, jax.random.key(0), jnp.ones(1))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 4418
 
 
@@ -53,7 +63,7 @@ def test_mapped_initialisations_agree():
     """All maps start from the same clamped draw, up to the floor of 1e-3."""
     y = jax.random.normal(jax.random.key(1), (5, 3))
     maps = ("clamp", "softplus", "square", "projected")
-    values = [net.apply(params, y) for net, params in (make(weight_map=m) for m in maps)]
+    values = [jax.jit(net.apply)(params, y) for net, params in (make(weight_map=m) for m in maps)]
     for other in values[1:]:
         np.testing.assert_allclose(values[0], other, atol=0.05)
 
@@ -68,8 +78,19 @@ def test_project_convex_touches_only_the_weights_between_units():
     assert eigs.min() >= -1e-5
 
 
-@pytest.mark.parametrize("activation", [softplus(3.0), "elu", "squared_relu", jnp.exp])
-@pytest.mark.parametrize("activate_output", [True, False])
+@pytest.mark.parametrize(
+    "activation, activate_output",
+    [
+        (softplus(3.0), True),
+        ("elu", True),
+        ("squared_relu", False),
+        (jnp.exp, False),
+        pytest.param(softplus(3.0), False, marks=SLOW),
+        pytest.param("elu", False, marks=SLOW),
+        pytest.param("squared_relu", True, marks=SLOW),
+        pytest.param(jnp.exp, True, marks=SLOW),
+    ],
+)
 def test_structured_hessian_is_exact(activation, activate_output):
     """Against automatic differentiation; 2e-5: float32 sums of 12 terms, relative."""
     net, params = make(activation=activation, activate_output=activate_output, scale=0.7)
@@ -86,13 +107,28 @@ def test_structured_hessian_is_exact(activation, activate_output):
     np.testing.assert_allclose(product, want @ v, atol=6e-5 * scale)
 
 
-@pytest.mark.parametrize("features, dim", [((64, 64), 2), ((16,), 5), ((10,) * 10, 2)])
-@pytest.mark.parametrize("activation", [softplus(1.0), softplus(10.0), "elu"])
-@pytest.mark.parametrize("output", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_bounds_dominate_samples_and_beat_the_product(features, dim, activation, output):
+WIDE, ONE, DEEP = ((64, 64), 2), ((16,), 5), ((10,) * 10, 2)
+
+
+@pytest.mark.parametrize(
+    "shape, activation, output",
+    [
+        (WIDE, softplus(1.0), True),
+        (ONE, softplus(10.0), False),
+        (ONE, "elu", True),
+        (((8,) * 4, 2), softplus(10.0), True),
+        *(
+            pytest.param(shape, activation, output, marks=SLOW)
+            for shape in (WIDE, ONE, DEEP)
+            for activation in (softplus(1.0), softplus(10.0), "elu")
+            for output in (True, False)
+        ),
+    ],
+)
+def test_bounds_dominate_samples_and_beat_the_product(shape, activation, output):
     """Certified constants lie above everything sampled, and below the looser recursion."""
-    net, params = make(features, dim, activation=activation, activate_output=output)
-    points = 3 * jax.random.normal(jax.random.key(1), (200, dim))
+    net, params = make(*shape, activation=activation, activate_output=output)
+    points = 3 * jax.random.normal(jax.random.key(1), (100, shape[1]))
 
     @jax.jit
     def run(p):
@@ -137,12 +173,12 @@ def test_partial_is_convex_in_w_and_free_in_context():
         jax.random.normal(jax.random.key(1), (40, 2)),
         jax.random.normal(jax.random.key(2), (40, 3)),
     )
-    params = net.init(jax.random.key(0), c, w)
+    params = drawn(net, c, w)
     value = lambda c, w: net.apply(params, c, w)
-    in_w = jax.jit(jax.vmap(jax.hessian(value, argnums=1)))(c, w)
+    second = [jax.hessian(value, argnums=i) for i in (1, 0)]
+    in_w, in_c = jax.jit(lambda *a: [jax.vmap(h)(*a) for h in second])(c, w)
     eigs = np.linalg.eigvalsh(in_w)
     assert eigs.min() >= -1e-5 * eigs.max() and eigs.max() > 1e-3
-    in_c = jax.jit(jax.vmap(jax.hessian(value, argnums=0)))(c, w)
     assert np.linalg.eigvalsh(in_c).min() < -1e-3  # not convex in the context
 
 
@@ -150,7 +186,11 @@ def test_partial_uses_every_block():
     """The released loop skips one declared block; here every parameter moves the output."""
     net = PartialICNN((4, 4, 4), softplus(1.0))
     c, w = jnp.ones(2), jnp.ones(3)
-    params = net.init(jax.random.key(0), c, w)
+    params = drawn(net, c, w)
+    params["params"] = {  # clamped weights that are negative would move nothing
+        name: jnp.abs(leaf) if name.startswith("z_kernel") else leaf
+        for name, leaf in params["params"].items()
+    }
     grads = jax.jit(jax.grad(lambda p: net.apply(p, c, w)))(params)["params"]
     unused = {
         jax.tree_util.keystr(path)
