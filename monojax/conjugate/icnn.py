@@ -235,6 +235,25 @@ def _spectral(matrix: jax.Array) -> jax.Array:
     return u[:, 0] @ matrix @ vt[0]
 
 
+def orthonormal(columns: jax.Array) -> jax.Array:
+    """Orthonormal basis `[d, n]` of a space with the given columns in it, `[d, n]`, n <= d.
+
+    Cholesky of the Gram matrix, twice. As fast as Householder's QR on a quiet machine; QR in
+    OpenBLAS was seen to take 400 times longer where its threads compete with other work. QR
+    remains for columns too close to dependent, told by the result.
+    """
+    eye = jnp.eye(columns.shape[1], dtype=columns.dtype)
+
+    def whiten(a):
+        factor = jnp.linalg.cholesky(a.T @ a, symmetrize_input=False)
+        return jax.scipy.linalg.solve_triangular(factor, a.T, lower=True).T
+
+    basis = whiten(whiten(columns))
+    # A comparison with NaN is False, so a failed factorisation falls back too.
+    good = jnp.all(jnp.abs(basis.T @ basis - eye) <= 50 * jnp.finfo(columns.dtype).eps)
+    return jax.lax.cond(good, lambda: basis, lambda: jnp.linalg.qr(columns)[0])
+
+
 @dataclasses.dataclass(frozen=True)
 class ScaledICNN:
     r"""The potential :math:`G(y) = w F(y) + \tfrac{c}{2}\|y\|^2` with all that the solver can use.
@@ -264,13 +283,17 @@ class ScaledICNN:
         return params["weight"] * self.net.bounds(params["core"])[1] + params["curvature"]
 
     def start(self, params: Any, x: jax.Array) -> jax.Array:
-        r"""The Newton step from 0, or x / c (the solution for F = 0) in many dimensions.
+        """x / c, the solution for F = 0, which is never farther off than ||grad F|| / c."""
+        return x / params["curvature"]
+
+    def newton_start(self, params: Any, x: jax.Array) -> jax.Array:
+        r"""The Newton step from 0, or x / c in more than ``START_LIMIT`` dimensions.
 
         The Hessian at 0 does not depend on x: under `jax.vmap` it is factorised once for a batch.
-        x / c is often far out, where F is nearly linear and its curvature says nothing.
+        x / c is often far out, where F is almost linear and its curvature misleads Newton.
         """
         if x.shape[0] > START_LIMIT:
-            return x / params["curvature"]
+            return self.start(params, x)
         _, slope, terms = self.expand(params, jnp.zeros_like(x))
         return dense_solve(self.hessian_at(params, terms), x - slope)
 
@@ -318,7 +341,7 @@ class ScaledICNN:
         rows = jnp.concatenate([core[name] for name in names], axis=1)
         if rows.shape[1] >= dim:
             return self, params, x, lambda u: u
-        basis, _ = jnp.linalg.qr(rows)
+        basis = orthonormal(rows)
         small = {**core, **{name: basis.T @ core[name] for name in names}}
         inside = basis.T @ x
         outside = (x - basis @ inside) / params["curvature"]

@@ -58,7 +58,8 @@ def conjugate(
 
     A potential may be an object with more than ``__call__``; each of these is used if present:
     ``strong_convexity(params) -> []`` and ``smoothness(params) -> []`` (bounds on the eigenvalues
-    of its Hessian), ``start(params, x) -> [d]``, ``hessian(params, y) -> [d, d]``,
+    of its Hessian), ``start(params, x) -> [d]``, ``newton_start(params, x) -> [d]`` (for methods
+    with a line search; need not be differentiable), ``hessian(params, y) -> [d, d]``,
     ``hvp(params, y) -> (v -> [d])``, ``hessian_solve(params, y, b) -> [d]``,
     ``expand(params, y) -> (value, gradient, terms)`` with ``hessian_at(params, terms) -> [d, d]``
     and ``hvp_at(params, terms) -> (v -> [d])`` (the same curvature from work already done),
@@ -209,6 +210,8 @@ def _solve(potential: Potential, params: Any, x: jax.Array, solver: Solver, star
 
 def _run(potential, params, x, solver, start, scale) -> Solution:
     """One inner problem, with what the potential offers to help; ``scale`` sets the tolerance."""
+    if start is None and solver.searches:
+        start = _offered(potential, "newton_start", params, x)
     if start is None:
         start = _offered(potential, "start", params, x)
     bounded = solver.method in ("fixed", "nesterov")  # certifying costs singular values

@@ -41,6 +41,10 @@ class NewtonState(NamedTuple):
     """`[]`: multiple of the Newton direction that was taken."""
     terms: Any
     """What :class:`Model` needs of the current point; the point itself without a model."""
+    evaluations: jax.Array
+    """`[]` int: points at which the line searches so far have evaluated the function."""
+    products: jax.Array
+    """`[]` int: Hessian-vector products so far; 0 for "dense"."""
 
 
 def newton(
@@ -89,11 +93,11 @@ def newton(
             raise ValueError(
                 f"newton works on one vector [d], got {jax.tree.map(jnp.shape, params)}."
             )
-        zero = jnp.zeros((), params.dtype)
+        zero, none = jnp.zeros((), params.dtype), jnp.asarray(0)
         if model is not None:
             value, grad, terms = model.expand(params)
-            return NewtonState(value, grad, zero, terms)
-        return NewtonState(zero + jnp.inf, jnp.zeros_like(params), zero, params)
+            return NewtonState(value, grad, zero, terms, none, none)
+        return NewtonState(zero + jnp.inf, jnp.zeros_like(params), zero, params, none, none)
 
     def update(
         updates,
@@ -118,15 +122,18 @@ def newton(
         else:
             own, terms = model, state.terms
         if linear == "dense":
-            direction = -dense_solve(own.hessian(terms), gradient, active)
+            solution = dense_solve(own.hessian(terms), gradient, active)
+            count = jnp.asarray(0)
         else:
             hvp = own.hvp(terms)
             norm = jnp.linalg.norm(gradient)
             forcing = 0.2 * jnp.minimum(0.5, jnp.sqrt(norm))
-            direction = -conjugate_gradients(hvp, gradient, forcing, cg_steps, active)
-        usable = jnp.isfinite(direction).all() & (direction @ gradient < 0)
-        direction = jnp.where(usable, direction, -gradient)
-        here = NewtonState(value, gradient, jnp.zeros_like(value), terms)
+            solution, count = counted_gradients(hvp, gradient, forcing, cg_steps, active)
+        usable = jnp.isfinite(solution).all() & (solution @ gradient > 0)
+        direction = jnp.where(usable, -solution, -gradient)
+        here = NewtonState(
+            value, gradient, jnp.zeros_like(value), terms, state.evaluations, state.products + count
+        )
         new = _search(own.expand, params, here, direction, active, search_steps, slope_ratio)
         return new.step_size * direction, new
 
@@ -193,6 +200,17 @@ def conjugate_gradients(
       `[d]`: the solution, or the last iterate (a descent direction); ``b`` itself if the very
       first direction has no positive curvature.
     """
+    return counted_gradients(matvec, b, tolerance, max_steps, active)[0]
+
+
+def counted_gradients(
+    matvec: Fn,
+    b: jax.Array,
+    tolerance: jax.Array | float,
+    max_steps: int,
+    active: jax.Array | bool = True,
+) -> tuple[jax.Array, jax.Array]:
+    """:func:`conjugate_gradients` `[d]` and how many products it took, `[]` int."""
     bound = jnp.square(tolerance) * (b @ b)
 
     def unfinished(state):
@@ -211,7 +229,8 @@ def conjugate_gradients(
         return x, r, r + (new / jnp.where(rr > 0, rr, 1)) * p, new, step + 1, positive
 
     start = (jnp.zeros_like(b), b, b, b @ b, jnp.asarray(0), jnp.asarray(True))
-    return jax.lax.while_loop(unfinished, body, start)[0]
+    end = jax.lax.while_loop(unfinished, body, start)
+    return end[0], end[4]
 
 
 class _Search(NamedTuple):
@@ -274,4 +293,4 @@ def _search(expand, y, here, direction, active, max_steps, ratio) -> NewtonState
         one, value, gradient, here.terms, zero, slope0, inf, inf, jnp.asarray(0), jnp.asarray(False)
     )
     s = jax.lax.while_loop(unfinished, body, start)
-    return NewtonState(s.value, s.grad, s.t, s.terms)
+    return NewtonState(s.value, s.grad, s.t, s.terms, here.evaluations + s.trials, here.products)

@@ -7,8 +7,8 @@ and times 3. "unsolved" is the share that misses ||r|| <= 1e-4 (1 + ||x||) in fl
 1e-9 (1 + ||x||) in float64; every one of them is flagged. Two costs stand beside each other:
 
 - "cost" is the wall time of the batched solve over that of one batched gradient of the potential
-  with the same d and dtype, the two measured in turn (median over seeds of the ratio of medians); in
-  brackets the same in CPU seconds, which other programs blur less;
+  with the same d and dtype, the two measured in turn (median over seeds of the ratio of medians);
+  in brackets the same in CPU seconds, which other programs blur less;
 - "passes" counts what a machine cannot blur: "e + p" potential-and-gradient evaluations and
   Hessian-vector products of the batch. A batched loop runs until its slowest sample is done, so
   each step counts its worst sample. A dense Hessian is not a pass; there is one per step.
@@ -62,13 +62,13 @@ def compiled(fn, *args):
     return run, f"{wall:.1f} ({cpu:.1f})"
 
 
-def in_turn(calls, repeats):
+def in_turn(calls, repeats, warm=True):
     """Median wall and CPU seconds of each ``(fn, *args)``, `[2, calls]`.
 
     They are measured in turn, so that noise hits all alike. CPU seconds count all threads of this
     process and leave out the time that other processes had.
     """
-    for fn, *args in calls:
+    for fn, *args in calls if warm else []:
         jax.block_until_ready(fn(*args))
     times = np.zeros((repeats, 2, len(calls)))
     for wall, cpu in times:
