@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from monojax import layers
 from monojax.conjugate import Solver, as_activation, conjugate, newton, softplus
 from monojax.conjugate.icnn import ICNN, ScaledICNN, orthonormal
 from monojax.conjugate.newton import Model, plain_model
@@ -160,3 +161,29 @@ def test_unrolled_start_is_differentiable():
     unrolled = Solver("gradient", max_steps=5, differentiation="unrolled")
     slope = jax.grad(lambda x: conjugate(potential(), params, x, unrolled).argmax.sum())(x[0])
     assert np.isfinite(slope).all() and (slope != 0).all()
+
+
+def test_newton_steps_never_climb():
+    """A problem on which steps that only halved the residual went round in circles.
+
+    Values may rise by the slack of the search, 10 roundings of the value.
+    """
+    module = layers.ICNN((64, 64), softplus(1.0))
+    core = module.init(jax.random.key(1), jnp.ones(64))["params"]
+    core = jax.tree.map(lambda a: 3 * a, core)
+    G = ScaledICNN(module.maths)
+    params = {"core": core, "weight": jnp.ones(()), "curvature": jnp.asarray(1 / BETA)}
+    x = jax.random.normal(jax.random.key(2), (256, 64))[161]
+    method = newton("dense", model=plain_model(lambda y: G(params, y) - x @ y))
+    start = G.newton_start(params, x)
+
+    def step(carry, _):
+        y, state = carry
+        move, new = method.update(state.grad, state, y, value=state.value, grad=state.grad)
+        return (y + move, new), (new.value, jnp.linalg.norm(new.grad))
+
+    _, (values, norms) = jax.jit(
+        lambda: jax.lax.scan(step, (start, method.init(start)), length=25)
+    )()
+    assert (np.diff(values) <= 20 * np.finfo(np.float32).eps * np.abs(values[:-1])).all()
+    assert norms.min() <= 1e-4 * (1 + np.linalg.norm(x))

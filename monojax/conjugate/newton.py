@@ -256,8 +256,9 @@ def _search(expand, y, here, direction, active, max_steps, ratio) -> NewtonState
     def accept(t, new, grad, slope):
         decreased = new <= value + 1e-4 * t * slope0 + slack
         flat = (jnp.abs(slope) <= ratio * jnp.abs(slope0)) & ((slope <= 0) | decreased)
-        # A residual cut to half is progress too, and the only test left at rounding level.
-        return flat | (jnp.linalg.norm(grad) <= 0.5 * norm0)
+        # A residual cut to half is the only test left at rounding level. Where the value rises by
+        # more than rounding it proves nothing: such steps were seen to go round in circles.
+        return flat | ((jnp.linalg.norm(grad) <= 0.5 * norm0) & (new <= value + slack))
 
     def unfinished(s: _Search):
         return ~s.accepted & active

@@ -93,10 +93,16 @@ def halving(model, accept, halvings=12):
 
 
 def armijo(state, t, slope, value, grad):
-    """The issue's prototype: Armijo decrease of the value, or a falling residual."""
+    """Decrease of the value."""
+    del grad
     slack = 10 * jnp.finfo(value.dtype).eps * jnp.abs(state.value)
-    lower = value <= state.value + 1e-4 * t * slope + slack
-    return lower | (jnp.linalg.norm(grad) < jnp.linalg.norm(state.grad))
+    return value <= state.value + 1e-4 * t * slope + slack
+
+
+def either(state, t, slope, value, grad):
+    """The issue's prototype: decrease of the value or of the residual, whatever the other does."""
+    falling = jnp.linalg.norm(grad) < jnp.linalg.norm(state.grad)
+    return armijo(state, t, slope, value, grad) | falling
 
 
 def residual(state, t, slope, value, grad):
@@ -275,8 +281,9 @@ METHODS = {
     "slope search from x / c": searching(far=True),
     "slope search, ratio 0.1": searching(slope_ratio=0.1),
     "slope search, ratio 0.9": searching(slope_ratio=0.9),
-    "Armijo halving from x / c": single(lambda m: halving(m, armijo), far=True),
-    "Armijo halving": single(lambda m: halving(m, armijo)),
+    "Armijo or residual from x / c": single(lambda m: halving(m, either), far=True),
+    "Armijo or residual": single(lambda m: halving(m, either)),
+    "Armijo": single(lambda m: halving(m, armijo)),
     "residual search": single(lambda m: halving(m, residual)),
     "trust region": single(trust_region),
     "regularised": single(regularised),
