@@ -45,6 +45,12 @@ class Activation:
         first = lambda a: jax.jvp(self.function, (a,), (one,))[1]
         return jax.jvp(first, (a,), (one,))
 
+    def jet(self, a: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Value, first and second derivative at every entry of ``a``, same shape each."""
+        if isinstance(self.slopes, SoftplusSlopes):
+            return self.slopes.with_value(a)
+        return self(a), *self.derivatives(a)
+
 
 @dataclasses.dataclass(frozen=True)
 class SoftplusValue:
@@ -65,8 +71,17 @@ class SoftplusSlopes:
 
     def __call__(self, a: jax.Array) -> tuple[jax.Array, jax.Array]:
         """First and second derivative at every entry of ``a``, same shape each."""
-        s = jax.nn.sigmoid(self.sharpness * a)
-        return s, self.sharpness * s * (1 - s)
+        return self.with_value(a)[1:]
+
+    def with_value(self, a: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The value and both derivatives from one exponential, same shape each."""
+        t = self.sharpness * a
+        small = jnp.exp(-jnp.abs(t))
+        value = (jnp.maximum(t, 0) + jnp.log1p(small)) / self.sharpness
+        share = 1 / (1 + small)
+        # small * share^2 keeps its digits where sigmoid has rounded to 1.
+        first = jnp.where(t >= 0, share, small * share)
+        return value, first, self.sharpness * small * share * share
 
 
 def softplus(sharpness: float = 10.0) -> Activation:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from monojax.conjugate.newton import conjugate_gradients, dense_solve
+from monojax.conjugate.newton import Model, conjugate_gradients, dense_solve, plain_model
 from monojax.conjugate.solvers import DENSE_LIMIT, Solution, Solver, minimise
 
 Potential = Callable[[Any, jax.Array], jax.Array]
@@ -58,8 +58,11 @@ def conjugate(
 
     A potential may be an object with more than ``__call__``; each of these is used if present:
     ``strong_convexity(params) -> []`` and ``smoothness(params) -> []`` (bounds on the eigenvalues
-    of its Hessian), ``start(params, x) -> [d]``, ``hessian(params, y) -> [d, d]``,
+    of its Hessian), ``start(params, x) -> [d]``, ``newton_start(params, x) -> [d]`` (for methods
+    with a line search; need not be differentiable), ``hessian(params, y) -> [d, d]``,
     ``hvp(params, y) -> (v -> [d])``, ``hessian_solve(params, y, b) -> [d]``,
+    ``expand(params, y) -> (value, gradient, terms)`` with ``hessian_at(params, terms) -> [d, d]``
+    and ``hvp_at(params, terms) -> (v -> [d])`` (the same curvature from work already done),
     ``restrict(params, x) -> (potential, params, x, lift)`` (the same problem in fewer unknowns u,
     with y = lift(u)), and ``piecewise_linear: bool`` (a kinked gradient: no implicit rule).
     It must be hashable and close over no traced array: parameters are an argument.
@@ -207,14 +210,11 @@ def _solve(potential: Potential, params: Any, x: jax.Array, solver: Solver, star
 
 def _run(potential, params, x, solver, start, scale) -> Solution:
     """One inner problem, with what the potential offers to help; ``scale`` sets the tolerance."""
+    if start is None and solver.searches:
+        start = _offered(potential, "newton_start", params, x)
     if start is None:
         start = _offered(potential, "start", params, x)
     bounded = solver.method in ("fixed", "nesterov")  # certifying costs singular values
-    extra = {}
-    if hasattr(potential, "hessian"):
-        extra["hessian_fn"] = lambda y: potential.hessian(params, y)
-    if hasattr(potential, "hvp"):
-        extra["hvp_fn"] = lambda y: potential.hvp(params, y)
     return minimise(
         lambda y: potential(params, y) - x @ y,
         scale,
@@ -222,8 +222,30 @@ def _run(potential, params, x, solver, start, scale) -> Solution:
         solver,
         strong_convexity=_offered(potential, "strong_convexity", params),
         smoothness=_offered(potential, "smoothness", params) if bounded else None,
-        **extra,
+        model=_tilted(potential, params, x),
+        structured=hasattr(potential, "expand") or hasattr(potential, "hvp"),
     )
+
+
+def _tilted(potential: Any, params: Any, x: jax.Array) -> Model:
+    """G(y) - <x, y> with the curvature of G, as far as the potential brings it."""
+    if hasattr(potential, "expand"):
+
+        def expand(y):
+            value, gradient, terms = potential.expand(params, y)
+            return value - x @ y, gradient - x, terms
+
+        return Model(
+            expand,
+            lambda terms: potential.hessian_at(params, terms),
+            lambda terms: potential.hvp_at(params, terms),
+        )
+    model = plain_model(lambda y: potential(params, y) - x @ y)
+    if hasattr(potential, "hessian"):
+        model = model._replace(hessian=lambda y: potential.hessian(params, y))
+    if hasattr(potential, "hvp"):
+        model = model._replace(hvp=lambda y: potential.hvp(params, y))
+    return model
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -10,13 +10,24 @@ at the kink that blocks the way, where halving the step would overshoot or creep
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 Fn = Callable[[jax.Array], jax.Array]
+
+
+class Model(NamedTuple):
+    """A function with its curvature, for callers that can share work between the two."""
+
+    expand: Callable[[jax.Array], tuple[jax.Array, jax.Array, Any]]
+    """Map of y `[d]` to value `[]`, gradient `[d]` and any pytree of terms."""
+    hessian: Callable[[Any], jax.Array]
+    """Map of the terms to the Hessian `[d, d]`."""
+    hvp: Callable[[Any], Fn]
+    """Map of the terms to a map of vectors `[d]` to the Hessian times them."""
 
 
 class NewtonState(NamedTuple):
@@ -28,11 +39,18 @@ class NewtonState(NamedTuple):
     """`[d]`: its gradient there."""
     step_size: jax.Array
     """`[]`: multiple of the Newton direction that was taken."""
+    terms: Any
+    """What :class:`Model` needs of the current point; the point itself without a model."""
+    evaluations: jax.Array
+    """`[]` int: points at which the line searches so far have evaluated the function."""
+    products: jax.Array
+    """`[]` int: Hessian-vector products so far; 0 for "dense"."""
 
 
 def newton(
     linear: Literal["dense", "cg"] = "dense",
     *,
+    model: Model | None = None,
     cg_steps: int = 100,
     search_steps: int = 20,
     slope_ratio: float = 0.5,
@@ -45,12 +63,13 @@ def newton(
     or where curvature is not positive.
 
     ``update`` needs ``value``, ``grad`` and ``value_fn`` as :func:`optax.lbfgs` does. It also
-    takes ``hessian_fn`` (map from `[d]` to `[d, d]`, instead of `jax.hessian`), ``hvp_fn`` (map
-    from a point to a map of vectors, instead of `jax.linearize` of the gradient) and ``active``
-    (`[]` bool: False costs no inner iterations, for the finished samples of a batch).
+    takes ``active`` (`[]` bool: False costs no inner iterations, for the finished samples of a
+    batch). Curvature comes from `jax.hessian` and `jax.linearize`, or from ``model``.
 
     Args:
       linear: "dense" for small d, "cg" for large.
+      model: the function where it can share work between value, gradient and curvature; it must be
+        the one minimised. ``value_fn`` is then not used.
       cg_steps: most Hessian-vector products per step; at least 1.
       search_steps: most evaluations per line search, before one at the bracket's lower end.
       slope_ratio: the step is taken when the slope along the ray fell to this share.
@@ -74,11 +93,11 @@ def newton(
             raise ValueError(
                 f"newton works on one vector [d], got {jax.tree.map(jnp.shape, params)}."
             )
-        return NewtonState(
-            value=jnp.asarray(jnp.inf, params.dtype),
-            grad=jnp.zeros_like(params),
-            step_size=jnp.zeros((), params.dtype),
-        )
+        zero, none = jnp.zeros((), params.dtype), jnp.asarray(0)
+        if model is not None:
+            value, grad, terms = model.expand(params)
+            return NewtonState(value, grad, zero, terms, none, none)
+        return NewtonState(zero + jnp.inf, jnp.zeros_like(params), zero, params, none, none)
 
     def update(
         updates,
@@ -88,35 +107,47 @@ def newton(
         value=None,
         grad=None,
         value_fn=None,
-        hessian_fn=None,
-        hvp_fn=None,
         active=True,
         **unused,
     ):
-        del state, unused
-        if params is None or value is None or value_fn is None:
+        del unused
+        if params is None or value is None or (value_fn is None and model is None):
             raise ValueError(
                 "newton needs params, value, grad and value_fn in update, as optax.lbfgs does."
             )
         gradient = updates if grad is None else grad
         active = jnp.asarray(active)
-        if linear == "dense":
-            hessian = jax.hessian(value_fn) if hessian_fn is None else hessian_fn
-            direction = -dense_solve(hessian(params), gradient, active)
+        if model is None:
+            own, terms = plain_model(value_fn), params
         else:
-            plain = lambda y: jax.linearize(jax.grad(value_fn), y)[1]
-            hvp = (plain if hvp_fn is None else hvp_fn)(params)
+            own, terms = model, state.terms
+        if linear == "dense":
+            solution = dense_solve(own.hessian(terms), gradient, active)
+            count = jnp.asarray(0)
+        else:
+            hvp = own.hvp(terms)
             norm = jnp.linalg.norm(gradient)
             forcing = 0.2 * jnp.minimum(0.5, jnp.sqrt(norm))
-            direction = -conjugate_gradients(hvp, gradient, forcing, cg_steps, active)
-        usable = jnp.isfinite(direction).all() & (direction @ gradient < 0)
-        direction = jnp.where(usable, direction, -gradient)
-        step, value, gradient = _search(
-            value_fn, params, value, gradient, direction, active, search_steps, slope_ratio
+            solution, count = counted_gradients(hvp, gradient, forcing, cg_steps, active)
+        usable = jnp.isfinite(solution).all() & (solution @ gradient > 0)
+        direction = jnp.where(usable, -solution, -gradient)
+        here = NewtonState(
+            value, gradient, jnp.zeros_like(value), terms, state.evaluations, state.products + count
         )
-        return step * direction, NewtonState(value, gradient, step)
+        new = _search(own.expand, params, here, direction, active, search_steps, slope_ratio)
+        return new.step_size * direction, new
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def plain_model(value_fn: Fn) -> Model:
+    """The model by automatic differentiation of a map from `[d]` to `[]`; its terms are y."""
+    evaluate = jax.value_and_grad(value_fn)
+    return Model(
+        lambda y: (*evaluate(y), y),
+        jax.hessian(value_fn),
+        lambda y: jax.linearize(jax.grad(value_fn), y)[1],
+    )
 
 
 def dense_solve(matrix: jax.Array, b: jax.Array, active: jax.Array | bool = True) -> jax.Array:
@@ -169,6 +200,17 @@ def conjugate_gradients(
       `[d]`: the solution, or the last iterate (a descent direction); ``b`` itself if the very
       first direction has no positive curvature.
     """
+    return counted_gradients(matvec, b, tolerance, max_steps, active)[0]
+
+
+def counted_gradients(
+    matvec: Fn,
+    b: jax.Array,
+    tolerance: jax.Array | float,
+    max_steps: int,
+    active: jax.Array | bool = True,
+) -> tuple[jax.Array, jax.Array]:
+    """:func:`conjugate_gradients` `[d]` and how many products it took, `[]` int."""
     bound = jnp.square(tolerance) * (b @ b)
 
     def unfinished(state):
@@ -187,13 +229,15 @@ def conjugate_gradients(
         return x, r, r + (new / jnp.where(rr > 0, rr, 1)) * p, new, step + 1, positive
 
     start = (jnp.zeros_like(b), b, b, b @ b, jnp.asarray(0), jnp.asarray(True))
-    return jax.lax.while_loop(unfinished, body, start)[0]
+    end = jax.lax.while_loop(unfinished, body, start)
+    return end[0], end[4]
 
 
 class _Search(NamedTuple):
     t: jax.Array
     value: jax.Array
     grad: jax.Array
+    terms: Any
     low: jax.Array
     slope_low: jax.Array
     high: jax.Array
@@ -202,9 +246,9 @@ class _Search(NamedTuple):
     accepted: jax.Array
 
 
-def _search(value_fn, y, value, gradient, direction, active, max_steps, ratio):
-    """Step length, value and gradient there; brackets the zero of the slope along the ray."""
-    evaluate = jax.value_and_grad(value_fn)
+def _search(expand, y, here, direction, active, max_steps, ratio) -> NewtonState:
+    """The state at the accepted step; brackets the zero of the slope along the ray."""
+    value, gradient = here.value, here.grad
     slope0 = gradient @ direction
     norm0 = jnp.linalg.norm(gradient)
     slack = 10 * jnp.finfo(y.dtype).eps * jnp.abs(value)
@@ -212,14 +256,15 @@ def _search(value_fn, y, value, gradient, direction, active, max_steps, ratio):
     def accept(t, new, grad, slope):
         decreased = new <= value + 1e-4 * t * slope0 + slack
         flat = (jnp.abs(slope) <= ratio * jnp.abs(slope0)) & ((slope <= 0) | decreased)
-        # A residual cut to half is progress too, and the only test left at rounding level.
-        return flat | (jnp.linalg.norm(grad) <= 0.5 * norm0)
+        # A residual cut to half is the only test left at rounding level. Where the value rises by
+        # more than rounding it proves nothing: such steps were seen to go round in circles.
+        return flat | ((jnp.linalg.norm(grad) <= 0.5 * norm0) & (new <= value + slack))
 
     def unfinished(s: _Search):
         return ~s.accepted & active
 
     def body(s: _Search):
-        new, grad = evaluate(y + s.t * direction)
+        new, grad, terms = expand(y + s.t * direction)
         slope = grad @ direction
         usable = jnp.isfinite(new) & jnp.isfinite(slope)
         slope = jnp.where(usable, slope, jnp.inf)
@@ -239,12 +284,14 @@ def _search(value_fn, y, value, gradient, direction, active, max_steps, ratio):
         t = jnp.where(jnp.isfinite(high), inside, 4 * s.t)
         t = jnp.where(s.trials == max_steps - 1, low, t)
         t = jnp.where(accepted, s.t, t)
-        return _Search(t, new, grad, low, slope_low, high, slope_high, s.trials + 1, accepted)
+        return _Search(
+            t, new, grad, terms, low, slope_low, high, slope_high, s.trials + 1, accepted
+        )
 
     one, inf = jnp.ones_like(value), jnp.full_like(value, jnp.inf)
     zero = jnp.zeros_like(value)
     start = _Search(
-        one, value, gradient, zero, slope0, inf, inf, jnp.asarray(0), jnp.asarray(False)
+        one, value, gradient, here.terms, zero, slope0, inf, inf, jnp.asarray(0), jnp.asarray(False)
     )
     s = jax.lax.while_loop(unfinished, body, start)
-    return s.t, s.value, s.grad
+    return NewtonState(s.value, s.grad, s.t, s.terms, here.evaluations + s.trials, here.products)

@@ -6,7 +6,7 @@ frozen. If G is :math:`\mu`-strongly convex then :math:`\|y - y^*\| \le \|r\| / 
 a-posteriori bound that needs nothing but the residual.
 
 ``method="auto"`` is damped Newton: "newton" (Cholesky) up to ``DENSE_LIMIT`` unknowns, or up to
-``STRUCTURED_LIMIT`` if the potential brings an ``hvp`` of its own, and "newton_cg" above;
+``STRUCTURED_LIMIT`` if the potential brings curvature of its own, and "newton_cg" above;
 ``tests/bench/conjugate.py`` measures that choice.
 """
 
@@ -18,13 +18,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from monojax.conjugate.newton import newton
+from monojax.conjugate.newton import Model, NewtonState, newton
 
 DENSE_LIMIT = 160
 """Largest number of unknowns for which "auto" factorises a dense Hessian."""
 
 STRUCTURED_LIMIT = 16
-"""The same where the potential brings its own cheap Hessian-vector products."""
+"""The same where the potential brings its own curvature (``expand``), with cheap products."""
 
 METHODS = ("auto", "newton", "newton_cg", "lbfgs", "gradient", "fixed", "nesterov", "adam")
 SEARCHING = ("auto", "newton", "newton_cg", "lbfgs")
@@ -110,6 +110,7 @@ class Solver:
         strong_convexity: Any = None,
         smoothness: Any = None,
         structured: bool = False,
+        model: Model | None = None,
     ) -> optax.GradientTransformationExtraArgs:
         """The optax transformation to run.
 
@@ -117,7 +118,8 @@ class Solver:
           dim: number of unknowns d.
           strong_convexity: mu; may be traced. None means not known.
           smoothness: largest curvature of G; may be traced. None means not known.
-          structured: whether the potential brings Hessian-vector products.
+          structured: whether the model's Hessian-vector products are cheap.
+          model: the function with its curvature, for Newton; None differentiates ``value_fn``.
 
         Returns:
           A transformation with extra arguments.
@@ -139,7 +141,7 @@ class Solver:
         if method in ("auto", "newton", "newton_cg"):
             limit = STRUCTURED_LIMIT if structured else DENSE_LIMIT
             cg = method == "newton_cg" or (method == "auto" and dim > limit)
-            return newton("cg" if cg else "dense")
+            return newton("cg" if cg else "dense", model=model)
         if method == "lbfgs":
             return optax.lbfgs()
         if method == "gradient":
@@ -203,7 +205,8 @@ def minimise(
     *,
     strong_convexity: Any = None,
     smoothness: Any = None,
-    **extra: Any,
+    model: Model | None = None,
+    structured: bool = False,
 ) -> Solution:
     r"""Minimises ``value_fn(y) = G(y) - <x, y>`` for one example; see :class:`Solver`.
 
@@ -214,21 +217,22 @@ def minimise(
       solver: the method and its limits.
       strong_convexity: overrides the solver's, may be traced.
       smoothness: overrides the solver's, may be traced.
-      **extra: more arguments of the transformation's ``update``, such as ``hessian_fn``.
+      model: ``value_fn`` with its curvature, for Newton; None differentiates ``value_fn``.
+      structured: whether the model's Hessian-vector products are cheap.
 
     Returns:
       Solution. With ``differentiation="unrolled"`` it can be differentiated in reverse.
     """
     mu = solver.strong_convexity if strong_convexity is None else strong_convexity
     top = solver.smoothness if smoothness is None else smoothness
-    method = solver.transformation(start.shape[0], mu, top, structured="hvp_fn" in extra)
+    method = solver.transformation(start.shape[0], mu, top, structured, model)
     threshold = solver.threshold(x)
     evaluate = jax.value_and_grad(value_fn)
     small = jnp.finfo(start.dtype).eps
 
-    def searched(y, active=None, hessian_fn=None, hvp_fn=None):
+    def searched(y, active=None):
         # optax's line searches refuse extra arguments that their function does not name.
-        del active, hessian_fn, hvp_fn
+        del active
         return value_fn(y)
 
     def status(norm, waiting):
@@ -243,7 +247,6 @@ def minimise(
             grad=s.grad,
             value_fn=searched,
             active=~s.done,
-            **extra,
         )
         y = s.y + updates
         # Methods with a line search leave the value and the gradient at y in their state.
@@ -274,14 +277,18 @@ def minimise(
             done=status(norm, waiting),
         )
 
-    value, grad = evaluate(start)
+    inner = method.init(start)
+    if model is not None and isinstance(inner, NewtonState):
+        value, grad = inner.value, inner.grad
+    else:
+        value, grad = evaluate(start)
     norm = jnp.linalg.norm(jax.lax.stop_gradient(grad))
     zero = jnp.asarray(0)
     loop = _Loop(
         y=start,
         value=value,
         grad=grad,
-        inner=method.init(start),
+        inner=inner,
         step=zero,
         best=jax.lax.stop_gradient(start),
         best_norm=norm,
