@@ -161,7 +161,9 @@ class BLNN(_Constants):
         self._alpha = self._constant("alpha", self.alpha, self.train_alpha)
         self._beta = self._constant("beta", self.beta, self.train_beta)
         learned = self.train_sharpness and not as_activation(self.activation).piecewise_linear
-        self._sharpness = self._constant("sharpness", 1.0, learned)
+        # Parameters without it, such as a core's put in by hand, stand for a sharpness of 1.
+        here = self.is_initializing() or self.has_variable("params", "log_sharpness")
+        self._sharpness = self._constant("sharpness", 1.0, learned and here)
 
     def __call__(self, x: jax.Array, *, alpha: Any = None, beta: Any = None) -> jax.Array:
         """f(x).

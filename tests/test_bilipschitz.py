@@ -12,7 +12,7 @@ from drawing import drawn
 from monojax.bilipschitz import BLNN, PartialBLNN
 from monojax.conjugate import Solver, conjugate, report, softplus
 from monojax.conjugate.icnn import ScaledICNN
-from monojax.layers import Chain, Rotation
+from monojax.layers import ICNN, Chain, Rotation
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -29,9 +29,10 @@ def make(dim=3, alpha=0.5, beta=4.0, features=(6, 5), **kwargs):
 
 
 def potential_of(net, params, beta):
-    """G and its parameters, as the network solves for it."""
+    """G and its parameters: sharpness s and softplus(3) make the activation softplus(3 s)."""
     p = {"core": params["params"]["core"], "weight": 1.0, "curvature": 1 / beta}
-    return ScaledICNN(net.bind(params).core.maths), p
+    sharpness = float(jnp.exp(params["params"]["log_sharpness"]))
+    return ScaledICNN(ICNN(net.features, softplus(3.0 * sharpness)).maths), p
 
 
 def slopes_and_values(f, argnums=0):
@@ -174,8 +175,9 @@ UNROLLED = Solver("gradient", max_steps=3000, differentiation="unrolled")
 def test_constants_at_initialisation(activation, hidden, solver):
     """Spec 7.1 in short: slopes between random pairs lie in [alpha, alpha + beta], any beta.
 
-    Each up to beta * residual, which is large where relu's solution sits on a kink; more than 300
-    pairs are known to 1% of the upper constant, and some of those come near it.
+    Each up to beta * residual, which is large where relu's solution sits on a kink, and to the
+    rounding of an output (up to 920 here) and of its residual, some units in the last place; more
+    than 300 pairs are known to 1% of the upper constant, and some of those come near it.
     """
     net = BLNN((10,) * hidden, 4.0, 1.0, activation, solver)
     x = jax.random.uniform(jax.random.key(1), (200, 2), minval=-1, maxval=9)
@@ -192,6 +194,7 @@ def test_constants_at_initialisation(activation, hidden, solver):
     for beta in (0.05, 10.0, 100.0):
         out, error = run(beta)
         ratio = np.linalg.norm(out[i] - out[j], axis=-1) / dx
+        error = error + 4 * np.finfo(np.float32).eps * np.linalg.norm(out, axis=-1)
         slack = (error[i] + error[j]) / dx + 1e-4
         known = slack < 0.01 * (4 + beta)
         assert known.sum() > 300
