@@ -180,7 +180,7 @@ def line_losses(results: dict, config: Any, workdir: Path) -> None:
     for row in axes:
         row[0].set_ylabel("training loss")
     axes[0][0].legend(fontsize=8)
-    figure.suptitle("Loss on y = x, mean over seeds", fontsize=11)
+    figure.suptitle("Loss on y = x", fontsize=11)
     _save(figure, workdir / "figure21.png")
 
 

@@ -95,23 +95,23 @@ def run(part: Any, cells: Cells, bar: Any) -> dict[str, Any]:
             compute = functools.partial(
                 measure, part, activation, layers, "glorot_uniform", gaps, part.seed
             )
-            cell = cells.get(f"init-{activation}-{layers}", lambda c=compute: (c(), {}))
-            results["curves"][activation, layers] = cell[0]
+            results["curves"][activation, layers], _ = cells.get(
+                f"init-{activation}-{layers}", compute
+            )
             bar.update(1)
     for z_init in part.z_inits:
         gaps = np.full(part.nets, part.gap)
         compute = functools.partial(
             measure, part, "softplus", part.histogram_layers, z_init, gaps, part.seed + 1
         )
-        cell = cells.get(f"histogram-{z_init}", lambda c=compute: (c(), {}))
-        results["histograms"][z_init] = cell[0]
+        results["histograms"][z_init], _ = cells.get(f"histogram-{z_init}", compute)
         bar.update(1)
     return results
 
 
 def measure(
     part: Any, activation: str, layers: int, z_init: str, gaps: np.ndarray, seed: int
-) -> dict[str, np.ndarray]:
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Gain extremes of one random network per gap.
 
     Softplus networks are solved by Newton in float64; ReLU ones by the paper's gradient descent
@@ -126,7 +126,7 @@ def measure(
       seed: of networks, points and pairs.
 
     Returns:
-      lower, upper and unsolved, `[nets]` each.
+      ``(numbers, {})``: lower, upper and unsolved, `[nets]` each, and no curves.
     """
     draws = (part.points, part.pairs, part.low, part.high, part.descent_steps)
     core = _core((part.features,) * layers, activation, z_init)
@@ -142,7 +142,8 @@ def measure(
 
     with float64() if activation == "softplus" else contextlib.nullcontext():
         found = all_nets()
-    return dict(zip(("lower", "upper", "unsolved"), map(np.asarray, found), strict=True))
+    names = ("lower", "upper", "unsolved")
+    return dict(zip(names, map(np.asarray, found), strict=True)), {}
 
 
 @functools.cache

@@ -7,6 +7,7 @@ slopes, whatever an inner loop would return. Everything is in float64.
 
 import contextlib
 import functools
+import importlib
 from typing import Any, NamedTuple
 
 import jax
@@ -155,8 +156,8 @@ def _paper(model: Any, num: int):
 @contextlib.contextmanager
 def float64():
     """Float64 inside; what was compiled outside stays as it is."""
-    enable = getattr(jax, "enable_x64", None)
+    enable: Any = getattr(jax, "enable_x64", None)
     if enable is None:  # before jax 0.8
-        from jax.experimental import enable_x64 as enable
+        enable = importlib.import_module("jax.experimental").enable_x64
     with enable(True):
         yield

@@ -62,6 +62,8 @@ class Baseline:
       name: key in results.
       title: in tables and pictures.
       make: L, which may be traced, to the module.
+      lr_scale: factor on the learning rate.
+      dual: False.
     """
 
     name: str
@@ -71,8 +73,15 @@ class Baseline:
     dual: bool = False
 
     def init(self, key: jax.Array) -> Any:
-        """Variables, for one input."""
-        return self.make(1.0).init(key, jnp.zeros((1, 1)))
+        """Variables, for one input; biases as in the published runs.
+
+        Layers in monojax start with zero biases. The published ones have their framework's,
+        uniform on +-1/sqrt(rows of the kernel): without it every kink starts at x = 0, where
+        the jump is. BiLipNet's are 0 there, too.
+        """
+        key_net, key_bias = jax.random.split(key)
+        variables = self.make(1.0).init(key_net, jnp.zeros((1, 1)))
+        return variables if self.name == "bilipnet" else _uniform_biases(variables, key_bias)
 
     def __call__(self, variables: Any, x: jax.Array, lower: Any, upper: Any, progress: Any = 1.0):
         """f(x) `[..., 1]`; ``lower`` and ``progress`` are not used."""
@@ -179,6 +188,20 @@ def _scale_inputs(variables: Any, factor: Any) -> Any:
         return leaf * factor if name.startswith(("y_kernel", "bias")) else leaf
 
     return jax.tree_util.tree_map_with_path(scale, variables)
+
+
+def _uniform_biases(tree: Any, key: jax.Array) -> Any:
+    """Draws every "bias" beside a "kernel" uniformly from +-1/sqrt(rows of the kernel)."""
+    if not isinstance(tree, Mapping):
+        return tree
+    out = {}
+    for i, (name, value) in enumerate(sorted(tree.items())):
+        own = jax.random.fold_in(key, i)
+        if name == "bias" and "kernel" in tree:
+            edge = tree["kernel"].shape[0] ** -0.5
+            value = jax.random.uniform(own, value.shape, value.dtype, -edge, edge)
+        out[name] = _uniform_biases(value, own)
+    return out
 
 
 def build(name: str, config: Any) -> Baseline | Dual:

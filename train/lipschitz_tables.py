@@ -84,7 +84,7 @@ def tightness(results: dict, config: Any, workdir: Path) -> None:
                 spread(numbers["train_mse"], 5),
                 spread(fresh, 5),
                 spread(fresh / best_mse(bound), 2),
-                f"{100 * np.mean(numbers['unsolved']):.1f}",
+                f"{abs(100 * np.mean(numbers['unsolved'])):.1f}",
             )
         long.add(f"{bound:g}", "best possible", "", "100", "", f"{best_mse(bound):.5f}", "1", "")
     note = (
@@ -107,11 +107,12 @@ def overestimation(results: dict, config: Any, workdir: Path) -> None:
     """
     part, lines = config.overestimation, {"steep": "y = 50x", "identity": "y = x"}
     header = [f"{lines.get(target, target)}, L = {bound:g}" for target, bound in part.cases]
-    table = Table(["model", *header], f"Fresh MSE on [-2, 2]; {_runs(config)}, mean±sd")
+    table = Table(["model", *header], f"Fresh MSE on [-2, 2]; {_runs(config, part.runs)}")
     for name in part.models:
         errors = [results[name, target, bound][0]["fresh_mse"] for target, bound in part.cases]
         title = build(name, config).title
-        table.add(title, *(f"{np.mean(e):.2g}±{np.std(e):.1g}" for e in errors))
+        texts = [f"{np.mean(e):.2g}" + (f"±{np.std(e):.1g}" if len(e) > 1 else "") for e in errors]
+        table.add(title, *texts)
     _write(table, workdir, "overestimation", config, provenance(config))
 
 
@@ -233,8 +234,8 @@ def initialisation(results: dict, config: Any, workdir: Path) -> None:
     _write(table, workdir, "init", config, note)
 
 
-def _runs(config: Any) -> str:
-    num = len(config.seeds)
+def _runs(config: Any, limit: int | None = None) -> str:
+    num = len(config.seeds[:limit])
     return f"{num} seed{'s' if num > 1 else ''}, {config.fit.epochs} epochs"
 
 

@@ -222,12 +222,13 @@ class Cells:
         if not numbers.exists():
             found, arrays = compute()
             buffer = io.BytesIO()
-            np.savez_compressed(buffer, **{k: np.asarray(v) for k, v in arrays.items()})
+            stored: dict[str, Any] = {key: np.asarray(value) for key, value in arrays.items()}
+            np.savez_compressed(buffer, **stored)
             write_atomically(curves, buffer.getvalue())
             plain = {key: np.asarray(value).tolist() for key, value in found.items()}
             write_atomically(numbers, json.dumps(plain, indent=1) + "\n")
-        with np.load(curves) as stored:
-            return json.loads(numbers.read_text()), {key: stored[key] for key in stored.files}
+        with np.load(curves) as found_curves:
+            return json.loads(numbers.read_text()), dict(found_curves)
 
     def __contains__(self, name: str) -> bool:
         """Whether the cell is finished."""

@@ -50,6 +50,7 @@ def get_config(mode="full"):
     c.overestimation = dict(
         models=(*BASELINES, "blnn", "smooth"),
         cases=(("steep", 50.0), ("identity", 50.0), ("identity", 100.0), ("identity", 1000.0)),
+        runs=1,  # seeds; the paper shows one
     )
     c.sweep = dict(
         models=("sn", "blnn", "smooth"),
@@ -86,6 +87,6 @@ def _shrink(c):
     c.init.update(betas=8, layers=(3,), points=200, pairs=200, descent_steps=50, nets=8)
     windows = ((-0.5, 0.5), (-0.2, 0.0))
     c.tightness.update(models=models, constants=(2.0, 50.0), windows=windows)
-    c.overestimation.update(models=models, cases=(("steep", 50.0), ("identity", 1000.0)))
+    c.overestimation.update(models=models, cases=(("steep", 50.0), ("identity", 1000.0)), runs=2)
     c.sweep.update(models=("sandwich", "smooth"), constants=(40.0, 60.0))
     c.annealing.update(models=("sandwich", "smooth"), epochs=6, runs=2, grid=20001)
