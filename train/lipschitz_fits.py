@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from train import lipschitz_figures as figures
 from train import lipschitz_init, lipschitz_tables
 from train.arguments import near
 from train.lipschitz_measures import Graph, graph, paper_estimate
-from train.lipschitz_models import build
-from train.lipschitz_training import TARGETS, Cells, Runs, start, task_steps, train
+from train.lipschitz_models import build, options
+from train.lipschitz_training import TARGETS, Cells, Runs, Task, start, train
 
 DOMAIN = (-2.0, 2.0)
 EXP_DOMAIN = (-5.0, 5.0)
@@ -91,7 +90,7 @@ def total_steps(config: Any) -> int:
     Returns:
       The number.
     """
-    steps = task_steps(config.fit)
+    steps = _task(config, "jump").steps
     count = {
         "init": lipschitz_init.total_steps(config.init),
         "tightness": steps * len(config.tightness.models) * len(config.tightness.constants),
@@ -99,7 +98,7 @@ def total_steps(config: Any) -> int:
         * len(config.overestimation.models)
         * len(config.overestimation.cases),
         "sweep": steps * len(config.sweep.models),
-        "annealing": task_steps(_anneal_task(config)) * len(config.annealing.models),
+        "annealing": _anneal_task(config).steps * len(config.annealing.models),
     }
     return sum(count[part] for part in config.parts)
 
@@ -115,7 +114,7 @@ def run(config: Any, workdir: Path, bar: Any) -> dict[Any, Any]:
     Returns:
       Part to results.
     """
-    cells = Cells(workdir)
+    cells = Cells(workdir, config.reuse)
     return {part: PARTS[part](config, cells, Path(workdir), bar) for part in config.parts}
 
 
@@ -179,9 +178,7 @@ def fitted(
     Returns:
       ``(numbers, curves)`` of :func:`measured`.
     """
-    key, task, seeds = f"{target}-{name}-{bound:g}", _task(config, target), config.seeds[:runs]
-    if key in cells:
-        bar.update(task_steps(task))
+    task, seeds = _task(config, target), config.seeds[:runs]
 
     def compute():
         model = build(name, config)
@@ -189,7 +186,9 @@ def fitted(
         trained, losses = train(model, task, fresh, bar, config.chunk)
         return measured(model, task, trained, losses, window)
 
-    return cells.get(key, compute)
+    inputs = [task, seeds, bound, window, config.alpha, options(name, config)]
+    skipped = lambda: bar.update(task.steps)
+    return cells.get(f"{target}-{name}-{bound:g}", inputs, compute, skipped)
 
 
 def measured(
@@ -246,9 +245,6 @@ def sweep(config: Any, cells: Cells, workdir: Path, bar: Any) -> dict[Any, Any]:
     """Figure 28: y = 50 x under constants around 50, and the constant read off the losses."""
     part, task, results = config.sweep, _task(config, "steep"), {}
     for name in part.models:
-        key = f"sweep-{name}"
-        if key in cells:
-            bar.update(task_steps(task))
 
         def compute(name=name):
             model = build(name, config)
@@ -257,7 +253,9 @@ def sweep(config: Any, cells: Cells, workdir: Path, bar: Any) -> dict[Any, Any]:
             runs, losses = train(model, task, runs, bar, config.chunk)
             return measured(model, task, runs, losses, (task.low, task.high))
 
-        results[name] = cells.get(key, compute)
+        inputs = [task, config.seeds[0], part.constants, config.alpha, options(name, config)]
+        skipped = lambda: bar.update(task.steps)
+        results[name] = cells.get(f"sweep-{name}", inputs, compute, skipped)
     lipschitz_tables.sweep(results, config, workdir)
     figures.sweep(results, config, workdir)
     return results
@@ -267,11 +265,11 @@ def annealing(config: Any, cells: Cells, workdir: Path, bar: Any) -> dict[Any, A
     """Figure 31: e^x, with a constant that grows whenever the network uses all of it."""
     part, task, results = config.annealing, _anneal_task(config), {}
     for name in part.models:
-        key = f"annealing-{name}"
-        if key in cells:
-            bar.update(task_steps(task))
         compute = functools.partial(_anneal, name, config, task, bar)
-        results[name] = cells.get(key, compute)
+        rule = [part.start, part.factor, part.slack, part.every, part.grid]
+        inputs = [task, config.seeds[: part.runs], rule, options(name, config)]
+        skipped = lambda: bar.update(task.steps)
+        results[name] = cells.get(f"annealing-{name}", inputs, compute, skipped)
     lipschitz_tables.annealing(results, config, workdir)
     figures.annealing(results, config, workdir)
     return results
@@ -297,15 +295,15 @@ def _anneal(name: str, config: Any, task: Any, bar: Any):
     return numbers, curves | {"bounds": np.stack(bounds), "estimates": np.stack(estimates)}
 
 
-def _task(config: Any, target: str) -> Any:
+def _task(config: Any, target: str) -> Task:
     low, high = DOMAIN
-    return ml_collections.ConfigDict({**config.fit, "target": target, "low": low, "high": high})
+    return Task(**config.fit, target=target, low=low, high=high)
 
 
-def _anneal_task(config: Any) -> Any:
+def _anneal_task(config: Any) -> Task:
     low, high = EXP_DOMAIN
-    changed = {"epochs": config.annealing.epochs, "target": "exp", "low": low, "high": high}
-    return ml_collections.ConfigDict({**config.fit, **changed})
+    fit = {**config.fit, "epochs": config.annealing.epochs}
+    return Task(**fit, target="exp", low=low, high=high)
 
 
 PARTS = {

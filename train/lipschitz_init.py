@@ -89,14 +89,14 @@ def run(part: Any, cells: Cells, bar: Any) -> dict[str, Any]:
       beside both.
     """
     results: dict[str, Any] = {"curves": {}, "histograms": {}}
-    gaps = betas(part.betas)
+    gaps, inputs = betas(part.betas), part.to_dict()
     for activation in part.activations:
         for layers in part.layers:
             compute = functools.partial(
                 measure, part, activation, layers, "glorot_uniform", gaps, part.seed
             )
             results["curves"][activation, layers], _ = cells.get(
-                f"init-{activation}-{layers}", compute
+                f"init-{activation}-{layers}", inputs, compute
             )
             bar.update(1)
     for z_init in part.z_inits:
@@ -104,7 +104,7 @@ def run(part: Any, cells: Cells, bar: Any) -> dict[str, Any]:
         compute = functools.partial(
             measure, part, "softplus", part.histogram_layers, z_init, gaps, part.seed + 1
         )
-        results["histograms"][z_init], _ = cells.get(f"histogram-{z_init}", compute)
+        results["histograms"][z_init], _ = cells.get(f"histogram-{z_init}", inputs, compute)
         bar.update(1)
     return results
 
@@ -180,7 +180,7 @@ def _solved(core, params, x, gap):
     """Maximisers `[n, 2]` by Newton, and the share that did not converge."""
     full = {"core": params, "weight": jnp.ones((), x.dtype), "curvature": 1 / gap}
     found = jax.vmap(lambda x: conjugate(ScaledICNN(core.maths), full, x, Solver("newton")))(x)
-    return found.argmax, 1 - found.converged.mean()
+    return found.argmax, (~found.converged).mean()
 
 
 def _descended(core, params, x, gap, steps):

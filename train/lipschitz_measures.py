@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from monojax.training import over_seeds
+
 GRID = 20_001
 """Points of a graph."""
 
@@ -77,7 +79,13 @@ def graph(model: Any, params: Any, lower: Any, upper: Any, low: float, high: flo
 @functools.lru_cache(maxsize=64)
 def _compiled(model: Any, num: int):
     one = _dual_graph if model.dual else _plain_graph
-    return jax.jit(jax.vmap(functools.partial(one, model, num), in_axes=(0, 0, 0, None)))
+    return _over_runs(functools.partial(one, model, num), model)
+
+
+def _over_runs(one: Any, model: Any):
+    """``one(params, lower, upper, ends)`` over runs, compiled."""
+    mapped = over_seeds(lambda run, ends: one(*run, ends), chunk=model.chunk)
+    return jax.jit(lambda params, lower, upper, ends: mapped((params, lower, upper), ends))
 
 
 def _plain_graph(model, num, params, lower, upper, ends):
@@ -148,9 +156,9 @@ def _paper(model: Any, num: int):
         pairs = jax.random.randint(jax.random.key(3000), (2, 3000), 0, num)
         rise, run = (part[pairs[0]] - part[pairs[1]] for part in (f[:, 0], x))
         gain = jnp.where(run != 0, jnp.abs(rise) / jnp.where(run != 0, jnp.abs(run), 1), 0)
-        return gain.max(), 1 - solved.mean()
+        return gain.max(), (~solved).mean()
 
-    return jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None)))
+    return _over_runs(one, model)
 
 
 @contextlib.contextmanager

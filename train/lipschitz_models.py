@@ -64,6 +64,7 @@ class Baseline:
       make: L, which may be traced, to the module.
       lr_scale: factor on the learning rate.
       dual: False.
+      chunk: runs side by side in one program.
     """
 
     name: str
@@ -71,6 +72,9 @@ class Baseline:
     make: Callable[[Any], nn.Module]
     lr_scale: float = 1.0
     dual: bool = False
+    # Several batched solves side by side wait for each other for ever in XLA's CPU runtime on
+    # two cores (jaxlib 0.10); one run at a time makes them unbatched.
+    chunk: int | None = 1
 
     def init(self, key: jax.Array) -> Any:
         """Variables, for one input; biases as in the published runs.
@@ -112,6 +116,8 @@ class Dual:
       anneal: share of the training after which the end is reached, geometrically.
       y_scale: factor on the initial input weights and biases of the core.
       lr_scale: factor on the learning rate.
+      dual: True.
+      chunk: runs side by side in one program; None is all.
     """
 
     name: str
@@ -124,6 +130,7 @@ class Dual:
     y_scale: float = 1.0
     lr_scale: float = 1.0
     dual: bool = True
+    chunk: int | None = None
 
     @property
     def kinked(self) -> bool:
@@ -228,6 +235,22 @@ def build(name: str, config: Any) -> Baseline | Dual:
     options = config.smooth[name]
     options = options.to_dict() if hasattr(options, "to_dict") else dict(options)
     return smooth(name, options)
+
+
+def options(name: str, config: Any) -> Any:
+    """What decides the model of that name, as JSON-able data.
+
+    Args:
+      name: as for :func:`build`.
+      config: likewise.
+
+    Returns:
+      The name; with the inner steps of "blnn"; with the options of a smooth one, title aside.
+    """
+    if name == "blnn":
+        return [name, config.descent_steps, config.judge_steps]
+    given = dict(config.smooth[name]) if name in config.smooth else {}
+    return [name, {**SMOOTH, **given, "title": ""} if given else {}]
 
 
 @functools.cache

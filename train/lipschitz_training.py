@@ -6,11 +6,12 @@ epochs, rate) is data of the compiled program, not part of it.
 """
 
 import functools
+import hashlib
 import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ import optax
 from flax import struct
 
 from monojax.training import fit, over_seeds, write_atomically
+from monojax.training.workdir import plain_config
 
 TARGETS: dict[str, Callable[[Any], Any]] = {
     "jump": lambda x: x + (x > 0),
@@ -27,6 +29,25 @@ TARGETS: dict[str, Callable[[Any], Any]] = {
     "exp": lambda x: np.exp(x) if isinstance(x, np.ndarray) else jnp.exp(x),
 }
 """x for x <= 0 and x + 1 above; x; 50 x; e^x."""
+
+
+class Task(NamedTuple):
+    """What is fitted, and how long."""
+
+    points: int
+    batch: int
+    epochs: int
+    lr: float
+    """The schedule's peak."""
+    target: str
+    """A key of `TARGETS`."""
+    low: float
+    high: float
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of one training."""
+        return self.epochs * (self.points // self.batch)
 
 
 class Runs(struct.PyTreeNode):
@@ -60,7 +81,7 @@ def learning_rate(epoch: Any, epochs: Any, peak: Any) -> jax.Array:
     return jnp.interp(epoch, corners, peak * jnp.asarray([0.0, 1.0, 0.05, 0.0]))
 
 
-def start(model: Any, task: Any, seeds: Any, uppers: Any, lower: float) -> Runs:
+def start(model: Any, task: Task, seeds: Any, uppers: Any, lower: float) -> Runs:
     """Fresh runs: data, parameters and order follow from the seed, whatever the constant is.
 
     Args:
@@ -134,7 +155,7 @@ def program(model: Any, batch: int, chunk: int | None) -> Callable:
 
 def train(
     model: Any,
-    task: Any,
+    task: Task,
     runs: Runs,
     bar: Any = False,
     chunk: int | None = None,
@@ -147,7 +168,7 @@ def train(
       task: epochs, batch, points, lr.
       runs: from :func:`start`.
       bar: progress bar over steps, or False.
-      chunk: runs side by side; None is all.
+      chunk: runs side by side; None is all. A model may ask for fewer.
       before_epoch: called with the runs and the number of the epoch that begins.
 
     Returns:
@@ -156,7 +177,7 @@ def train(
     Raises:
       FloatingPointError: at a loss that is not finite.
     """
-    compiled = program(model, task.batch, chunk)
+    compiled = program(model, task.batch, model.chunk or chunk)
     steps = task.points // task.batch
     history: list[jax.Array] = []
 
@@ -170,7 +191,7 @@ def train(
     done = fit(
         runs,
         advance,
-        num_steps=task.epochs * steps,
+        num_steps=task.steps,
         steps_per_call=steps,
         log_every=steps,
         bar=bar,
@@ -179,57 +200,58 @@ def train(
     return done.state, np.concatenate([np.asarray(part) for part in history])
 
 
-def task_steps(task: Any) -> int:
-    """Optimiser steps of one training.
-
-    Args:
-      task: epochs, points, batch.
-
-    Returns:
-      The number.
-    """
-    return task.epochs * (task.points // task.batch)
-
-
 class Cells:
     """Finished parts of an experiment: each a JSON file of numbers and an npz file of curves.
 
     A cell is written whole, the JSON last, and never computed again; so a run that is killed and
-    started again computes what is missing and ends with the same numbers.
+    started again computes what is missing and ends with the same numbers. Names carry a digest of
+    all that a cell depends on, so cells of another run can be taken over.
 
     Args:
       workdir: the experiment's directory; the files go to its folder ``cells``.
+      reuse: another such directory whose cells are read, too; "" for none.
     """
 
-    def __init__(self, workdir: Path):
+    def __init__(self, workdir: Path, reuse: str = ""):
         """See the class."""
         self.directory = Path(workdir) / "cells"
         self.directory.mkdir(exist_ok=True)
+        self.places = [self.directory, *([Path(reuse) / "cells"] if reuse else [])]
 
     def get(
-        self, name: str, compute: Callable[[], tuple[dict[str, Any], dict[str, Any]]]
+        self,
+        label: str,
+        inputs: Any,
+        compute: Callable[[], tuple[dict[str, Any], dict[str, Any]]],
+        skipped: Callable[[], Any] = lambda: None,
     ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """The cell of that name, computed if it is not on disk.
+        """The cell of that name and these inputs, computed if it is on no disk.
 
         Args:
-          name: a file name without ending.
+          label: start of the file's name.
+          inputs: JSON-able data that decide the result.
           compute: returns ``(numbers, curves)``.
+          skipped: called if nothing was to be computed.
 
         Returns:
           The same two, numbers as lists and curves as arrays.
         """
-        numbers, curves = (self.directory / f"{name}.{kind}" for kind in ("json", "npz"))
-        if not numbers.exists():
-            found, arrays = compute()
-            buffer = io.BytesIO()
-            stored: dict[str, Any] = {key: np.asarray(value) for key, value in arrays.items()}
-            np.savez_compressed(buffer, **stored)
-            write_atomically(curves, buffer.getvalue())
-            plain = {key: np.asarray(value).tolist() for key, value in found.items()}
-            write_atomically(numbers, json.dumps(plain, indent=1) + "\n")
-        with np.load(curves) as found_curves:
-            return json.loads(numbers.read_text()), dict(found_curves)
+        text = json.dumps(plain_config({"inputs": inputs}), sort_keys=True)
+        name = f"{label}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        for place in self.places:
+            if (place / f"{name}.json").exists():
+                skipped()
+                return _read(place, name)
+        found, arrays = compute()
+        buffer = io.BytesIO()
+        stored: dict[str, Any] = {key: np.asarray(value) for key, value in arrays.items()}
+        np.savez_compressed(buffer, **stored)
+        write_atomically(self.directory / f"{name}.npz", buffer.getvalue())
+        plain = {key: np.asarray(value).tolist() for key, value in found.items()}
+        write_atomically(self.directory / f"{name}.json", json.dumps(plain, indent=1) + "\n")
+        return _read(self.directory, name)
 
-    def __contains__(self, name: str) -> bool:
-        """Whether the cell is finished."""
-        return (self.directory / f"{name}.json").exists()
+
+def _read(directory: Path, name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    with np.load(directory / f"{name}.npz") as curves:
+        return json.loads((directory / f"{name}.json").read_text()), dict(curves)

@@ -12,6 +12,17 @@ import ml_collections
 PARTS = ("init", "tightness", "overestimation", "sweep", "annealing")
 BASELINES = ("sn", "aol", "orthogonal", "sll", "sandwich", "lmn", "bilipnet")
 
+SMOOTH = dict(
+    features=(64, 64),
+    sharpness=30.0,  # tau of the softplus at the start of training,
+    sharpness_end=30.0,  # and at the end,
+    anneal=0.8,  # which is reached, geometrically, after this share of it
+    weight_map="clamp",
+    z_init="glorot_normal",
+    y_scale=1.0,  # factor on the initial input weights and biases of the core
+    lr_scale=1.0,
+)
+
 
 def get_config(mode="full"):
     c = ml_collections.ConfigDict()
@@ -23,7 +34,8 @@ def get_config(mode="full"):
     c.descent_steps = 300  # "blnn": inner steps in training (published: 500 or 1000)
     c.judge_steps = 1000  # "blnn": inner steps when it is measured
     # Rows beside the published network: a name and options of train.lipschitz_models.smooth.
-    c.smooth = dict(smooth=dict(title="BLNN smooth (ours)", sharpness=30.0, sharpness_end=30.0))
+    c.smooth = dict(smooth=dict(title="BLNN smooth (ours)", **SMOOTH))
+    c.reuse = ""  # another run's directory, whose finished cells with the same inputs are taken
     c.init = dict(
         alpha=4.0,
         betas=101,  # 0.05 + 99.95 j / 100
