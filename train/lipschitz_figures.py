@@ -86,6 +86,8 @@ def jump_fits(results: dict, config: Any, workdir: Path) -> None:
     """
     bound = max(config.tightness.constants)
     names = _chosen(config, config.tightness.models, ("sll", "sandwich"))
+    if not names:
+        return
     figure, axes = _figure(len(names), 2, (8.4, 2.3 * len(names) + 0.5), sharex="col")
     for row, name in zip(axes, names, strict=True):
         _, curves = results[name, bound]
@@ -138,6 +140,8 @@ def line_fits(results: dict, config: Any, workdir: Path) -> None:
     if not wide:
         return
     names = _chosen(config, part.models, ("aol", "sandwich"))
+    if not names:
+        return
     figure, axes = _figure((len(names) + 1) // 2, 2, (8.4, 3 * ((len(names) + 1) // 2)))
     for axis, name in _panels(axes, names):
         _line(axis, results[name, "identity", max(wide)][1], "identity")
@@ -167,6 +171,8 @@ def line_losses(results: dict, config: Any, workdir: Path) -> None:
     if not bounds:
         return
     names = _chosen(config, part.models, ("aol", "sandwich"))
+    if not names:
+        return
     rows = (len(names) + 1) // 2
     figure, axes = _figure(rows, 2, (8.4, 3 * rows + 0.2), sharey=True)
     for axis, name in _panels(axes, names):
