@@ -242,7 +242,7 @@ def annealing(results: dict, config: Any, workdir: Path) -> None:
         row[0].set_ylabel(build(name, config).title)
         when = steps * np.arange(len(curves["bounds"]))
         row[1].step(when, curves["bounds"][:, 0], where="post", color=RED, label="bound L")
-        row[1].plot(when, curves["estimates"][:, 0], color=BLUE, linewidth=1, label="measured")
+        row[1].plot(when, curves["estimates"][:, 0], color=BLUE, linewidth=1, label="estimate")
         row[1].axhline(np.exp(5.0), color=GREY, linestyle="--", linewidth=1, label="$e^5$")
         row[1].set_yscale("log")
         row[1].grid(alpha=0.3)
@@ -279,5 +279,5 @@ def _figure(rows: int, columns: int, size: tuple[float, float], **options: Any) 
 
 def _save(figure: Any, path: Path) -> None:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
+    figure.savefig(buffer, format="png", dpi=90, pil_kwargs={"optimize": True})
     write_atomically(path, buffer.getvalue())

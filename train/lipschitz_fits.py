@@ -266,7 +266,7 @@ def annealing(config: Any, cells: Cells, workdir: Path, bar: Any) -> dict[Any, A
     part, task, results = config.annealing, _anneal_task(config), {}
     for name in part.models:
         compute = functools.partial(_anneal, name, config, task, bar)
-        rule = [part.start, part.factor, part.slack, part.every, part.grid]
+        rule = [part.start, part.factor, part.slack, part.every, part.grid, "pairs"]
         inputs = [task, config.seeds[: part.runs], rule, options(name, config)]
         skipped = lambda: bar.update(task.steps)
         results[name] = cells.get(f"annealing-{name}", inputs, compute, skipped)
@@ -280,8 +280,11 @@ def _anneal(name: str, config: Any, task: Any, bar: Any):
     part, model, bounds, estimates = config.annealing, build(name, config), [], []
 
     def before_epoch(runs: Runs, epoch: int) -> Runs:
-        drawn = graph(model, runs.params, runs.lower, runs.upper, task.low, task.high, part.grid)
-        seen, bound = drawn.steepest(), np.asarray(runs.upper, np.float64)
+        ends = task.low, task.high
+        drawn = graph(model, runs.params, runs.lower, runs.upper, *ends, part.grid)
+        # As the paper estimates: the steepest point would say "used up" of any kink.
+        seen = drawn.steepest_pair(*ends, 2000, epoch)
+        bound = np.asarray(runs.upper, np.float64)
         if epoch % part.every == 0:
             bound = np.where(np.abs(seen - bound) <= part.slack, part.factor * bound, bound)
         bounds.append(bound)

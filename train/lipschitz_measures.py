@@ -36,6 +36,21 @@ class Graph(NamedTuple):
         local = np.nan_to_num(np.abs(self.slope), nan=0.0)
         return np.maximum(secants.max(axis=1), local.max(axis=1))
 
+    def steepest_pair(self, low: float, high: float, num: int, seed: int) -> np.ndarray:
+        """Largest gain over 3000 random pairs of a grid of ``num`` points, `[runs]`.
+
+        Args:
+          low: left end of the grid.
+          high: right end.
+          num: points.
+          seed: of the pairs.
+        """
+        x = np.linspace(low, high, num)
+        f = self.at(x)
+        i, j = np.random.default_rng(seed).integers(num, size=(2, 3000))
+        i, j = i[i != j], j[i != j]
+        return np.max(np.abs(f[:, i] - f[:, j]) / np.abs(x[i] - x[j]), axis=1)
+
     def error(self, target: Any, low: float, high: float, num: int = 40_000) -> np.ndarray:
         """Mean squared error on [low, high] by the midpoint rule, `[runs]`.
 

@@ -183,7 +183,7 @@ def annealing(results: dict, config: Any, workdir: Path) -> None:
       config: see train/configs/lipschitz_fits.py.
       workdir: where to.
     """
-    header = ["model", "final L", "final estimate", "raised", "MSE on [-5, 5]"]
+    header = ["model", "final L", "last estimate", "steepest point", "raised", "MSE on [-5, 5]"]
     table = Table(header, "e^x on [-5, 5], largest slope 148.4; L grows while it is used up")
     for name in config.annealing.models:
         numbers, curves = results[name]
@@ -191,6 +191,7 @@ def annealing(results: dict, config: Any, workdir: Path) -> None:
         table.add(
             build(name, config).title,
             f"{bounds[-1]:.4g}",
+            f"{curves['estimates'][-1, 0]:.4g}",
             f"{numbers['exact'][0]:.4g}",
             int((np.diff(bounds, prepend=config.annealing.start) > 0).sum()),
             f"{numbers['fresh_mse'][0]:.4g}",

@@ -78,7 +78,7 @@ def get_config(mode="full"):
         every=5,  # epochs
         epochs=200,
         runs=1,  # seeds; the figure shows the first
-        grid=2001,  # points of the estimate
+        grid=4001,  # points of the graph that the estimate is read from
     )
     c.parts = PARTS
     if mode in PARTS:
