@@ -186,6 +186,7 @@ def test_readings_of_the_sweep():
     np.testing.assert_array_equal(lipschitz_tables.first_below(history, 0.5), [2, np.nan, 1])
 
 
+@pytest.mark.slow  # two more inner solvers to compile; the file's plain run is long enough
 def test_published_descent_reaches_newtons_answer():
     core = lipschitz_init._core((10, 10), "softplus")
     params = core.init(jax.random.key(0), jnp.ones(2))["params"]
