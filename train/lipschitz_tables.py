@@ -117,22 +117,24 @@ def overestimation(results: dict, config: Any, workdir: Path) -> None:
 
 
 def derived_constant(constants: Any, losses: Any, rise: float) -> float:
-    """The constant of the target, read off final losses: lower L until the loss first rises.
+    """The constant of the target, read off final losses: lower L until the loss rises.
+
+    From the L of the least loss downwards. Starting at the largest L would do for a loss that is
+    0 above the target's constant; where a loose constant leaves a loss of its own, it would not.
 
     Args:
       constants: L, increasing, `[n]`.
       losses: `[n]`.
-      rise: a loss has risen if it exceeds the least one at larger L by so much.
+      rise: a loss has risen if it exceeds the least one by so much.
 
     Returns:
-      The smallest L before the first rise, seen from above.
+      The smallest L before the rise.
     """
-    estimate, least = float(constants[-1]), float("inf")
-    for bound, loss in zip(reversed(constants), reversed(losses), strict=True):
-        if loss > least + rise:
-            break
-        estimate, least = float(bound), min(least, loss)
-    return estimate
+    index = int(np.argmin(losses))
+    least = losses[index]
+    while index > 0 and losses[index - 1] <= least + rise:
+        index -= 1
+    return float(constants[index])
 
 
 def first_below(losses: np.ndarray, below: float) -> np.ndarray:
@@ -168,7 +170,7 @@ def sweep(results: dict, config: Any, workdir: Path) -> None:
         for n, model in models.items()
     ]
     note = (
-        f"Constant of the target (50), read off by lowering L until the loss rises by "
+        f"Constant of the target (50), read off by lowering L from its least loss until that rises by "
         f"{part.rise:g}: {'; '.join(found)}. First below: optimiser step whose batch loss is below "
         f"{part.below:g}.\n\n{provenance(config)}"
     )

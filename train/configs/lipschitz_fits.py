@@ -68,7 +68,7 @@ def get_config(mode="full"):
         models=("sn", "blnn", "smooth"),
         constants=tuple(float(v) for v in sorted({*range(25, 126, 5), *range(45, 56)})),
         below=0.5,  # "first iteration with a loss below"
-        rise=0.5,  # a loss counts as risen when it is so much above the least at larger L
+        rise=0.5,  # a loss counts as risen when it is so much above the least
     )
     c.annealing = dict(
         models=("sandwich", "blnn", "smooth"),
