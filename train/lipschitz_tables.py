@@ -170,7 +170,7 @@ def sweep(results: dict, config: Any, workdir: Path) -> None:
         for n, model in models.items()
     ]
     note = (
-        f"Constant of the target (50), read off by lowering L from the least loss until it rises by "
+        f"Constant of the target (50), read off going down from the least loss until it rises by "
         f"{part.rise:g}: {'; '.join(found)}. First below: optimiser step whose batch loss is below "
         f"{part.below:g}.\n\n{provenance(config)}"
     )
