@@ -29,18 +29,24 @@ def newton_unrolled(potential, p, x, steps=40):
 
 
 def test_derivatives_against_unrolled_newton(x64):
-    """x-bar, theta-bar, alpha-bar, beta-bar of spec section 4; 1e-8: both end at round-off."""
+    """x-bar, theta-bar, alpha-bar, beta-bar of spec section 4; 1e-8: both end at round-off.
+
+    With sharpness s the core is F(y; s W^y, s b) / s, here by hand, so s-bar is checked as well.
+    """
     net = BLNN((4, 3), 0.5, 4.0, softplus(3.0), FINE, train_alpha=True, train_beta=True)
     x = jnp.array([0.4, -1.1])
     params = drawn(net, x)
     params["params"] = {**params["params"], "log_alpha": jnp.log(0.5), "log_beta": jnp.log(4.0)}
+    params["params"]["log_sharpness"] = jnp.log(1.3)
     v = jnp.array([0.7, -1.3])
     potential = ScaledICNN(net.bind(params).core.maths)
 
     def reference(params, x):
         p = params["params"]
         beta = jnp.exp(p["log_beta"])
-        q = {"core": p["core"], "weight": 1.0, "curvature": 1 / beta}
+        s = jnp.exp(p["log_sharpness"])
+        core = {k: leaf if k.startswith("z") else s * leaf for k, leaf in p["core"].items()}
+        q = {"core": core, "weight": 1 / s, "curvature": 1 / beta}
         return v @ (jnp.exp(p["log_alpha"]) * x + newton_unrolled(potential, q, x))
 
     got = jax.jit(jax.grad(lambda p, x: v @ net.apply(p, x), argnums=(0, 1)))(params, x)

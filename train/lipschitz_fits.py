@@ -15,9 +15,9 @@ import numpy as np
 from train import lipschitz_figures as figures
 from train import lipschitz_init, lipschitz_tables
 from train.arguments import near
-from train.lipschitz_measures import Graph, graph, paper_estimate
+from train.lipschitz_measures import Graph, best_ramp, graph, paper_estimate
 from train.lipschitz_models import build, options
-from train.lipschitz_training import TARGETS, Cells, Runs, Task, start, train
+from train.lipschitz_training import TARGETS, Cells, Runs, Task, points, start, train
 
 DOMAIN = (-2.0, 2.0)
 EXP_DOMAIN = (-5.0, 5.0)
@@ -37,7 +37,7 @@ def check(config: Any) -> None:
         if part not in PARTS:
             raise ValueError(f"unknown part {part!r}; {near(part, list(PARTS))}")
     for part in ("tightness", "overestimation", "sweep", "annealing"):
-        for name in config[part].models:
+        for name in (*config[part].models, *config[part].get("even", ())):
             build(name, config)
     for target, _ in config.overestimation.cases:
         if target not in TARGETS:
@@ -93,7 +93,9 @@ def total_steps(config: Any) -> int:
     steps = _task(config, "jump").steps
     count = {
         "init": lipschitz_init.total_steps(config.init),
-        "tightness": steps * len(config.tightness.models) * len(config.tightness.constants),
+        "tightness": steps
+        * (len(config.tightness.models) + len(config.tightness.even))
+        * len(config.tightness.constants),
         "overestimation": steps
         * len(config.overestimation.models)
         * len(config.overestimation.cases),
@@ -134,7 +136,18 @@ def tightness(config: Any, cells: Cells, workdir: Path, bar: Any) -> dict[Any, A
         for bound, window in zip(part.constants, part.windows, strict=True):
             cell = fitted(config, cells, "jump", name, bound, bar, window)
             results[name, bound] = cell
-    lipschitz_tables.tightness(results, config, workdir)
+    even = {
+        (name, bound): fitted(config, cells, "jump", name, bound, bar, window, even=True)
+        for name in part.even
+        for bound, window in zip(part.constants, part.windows, strict=True)
+    }
+    task = _task(config, "jump")
+    ramps = {
+        bound: [best_ramp(points(task, seed), bound) for seed in config.seeds]
+        for bound in part.constants
+    }
+    lipschitz_tables.tightness(results, ramps, config, workdir)
+    lipschitz_tables.evenly(even, config, workdir)
     figures.jump_fits(results, config, workdir)
     return results
 
@@ -162,6 +175,7 @@ def fitted(
     bar: Any,
     window: tuple[float, float] = (-0.5, 0.5),
     runs: int | None = None,
+    even: bool = False,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """One cell: all seeds of one model at one constant.
 
@@ -174,6 +188,7 @@ def fitted(
       bar: progress bar.
       window: of the paper's estimate.
       runs: the first so many seeds; None is all.
+      even: evenly spaced points instead of random ones.
 
     Returns:
       ``(numbers, curves)`` of :func:`measured`.
@@ -183,12 +198,16 @@ def fitted(
     def compute():
         model = build(name, config)
         fresh = start(model, task, seeds, [bound] * len(seeds), config.alpha)
+        if even:
+            x = jnp.broadcast_to(jnp.linspace(task.low, task.high, task.points), fresh.x.shape)
+            fresh = fresh.replace(x=x, y=TARGETS[target](x).astype(jnp.float32))
         trained, losses = train(model, task, fresh, bar, config.chunk)
         return measured(model, task, trained, losses, window)
 
     inputs = [task, seeds, bound, window, config.alpha, options(name, config)]
+    inputs += ["even"] * even
     skipped = lambda: bar.update(task.steps)
-    return cells.get(f"{target}-{name}-{bound:g}", inputs, compute, skipped)
+    return cells.get(f"{target}-{name}-{bound:g}{'-even' * even}", inputs, compute, skipped)
 
 
 def measured(

@@ -176,6 +176,30 @@ def _paper(model: Any, num: int):
     return _over_runs(one, model)
 
 
+def best_ramp(x: Any, bound: float) -> float:
+    """Fresh error of the ramp of slope L that fits the jump best at given points.
+
+    What a learner without luck can reach: random points leave a gap around the jump, in which the
+    ramp may lie anywhere. Of the ramps with the least error at the points, the middle one.
+
+    Args:
+      x: training inputs `[n]`.
+      bound: L.
+
+    Returns:
+      Mean squared error on [-2, 2].
+    """
+    x, width = np.asarray(x, np.float64), 1 / (bound - 1)
+    centres = np.linspace(-0.3, 0.3, 12_001)
+    near = x[np.abs(x) < 0.3 + width]  # no ramp errs farther out
+    ramps = np.clip((near - centres[:, None]) / width + 0.5, 0, 1)
+    errors = np.mean((ramps - (near > 0)) ** 2, axis=1)
+    shift = np.mean(centres[errors <= errors.min() + 1e-12]) / width
+    # The jump's integral by hand: a cubic while 0 lies on the ramp, then a rectangle more.
+    inside = min(abs(shift), 0.5)
+    return width * ((1 + 12 * inside**2) / 12 + (abs(shift) - inside)) / 4
+
+
 @contextlib.contextmanager
 def float64():
     """Float64 inside; what was compiled outside stays as it is."""

@@ -50,8 +50,13 @@ SMOOTH = {
     "z_init": "glorot_normal",
     "y_scale": 1.0,
     "lr_scale": 1.0,
+    "b2": 0.999,
+    "learn_sharpness": False,
+    "loss": "squared",
 }
 """Options of a smooth BLNN and what they are if not given; see :func:`smooth`."""
+
+LOSSES = ("squared", "fenchel_young")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,6 +80,7 @@ class Baseline:
     # Several batched solves side by side wait for each other for ever in XLA's CPU runtime on
     # two cores (jaxlib 0.10); one run at a time makes them unbatched.
     chunk: int | None = 1
+    b2: float = 0.999
 
     def init(self, key: jax.Array) -> Any:
         """Variables, for one input; biases as in the published runs.
@@ -91,6 +97,11 @@ class Baseline:
         """f(x) `[..., 1]`; ``lower`` and ``progress`` are not used."""
         del lower, progress
         return self.make(upper).apply(variables, x)
+
+    def losses(self, variables, x, y, lower, upper, progress=1.0) -> tuple[jax.Array, jax.Array]:
+        """What is minimised and the mean squared error, here the same, `[]` each."""
+        error = jnp.mean(jnp.square(self(variables, x, lower, upper, progress) - y))
+        return error, error
 
     def project(self, variables: Any) -> Any:
         """The variables themselves: every value is admissible."""
@@ -116,6 +127,8 @@ class Dual:
       anneal: share of the training after which the end is reached, geometrically.
       y_scale: factor on the initial input weights and biases of the core.
       lr_scale: factor on the learning rate.
+      b2: decay of Adam's second moments.
+      loss: one of `LOSSES`.
       dual: True.
       chunk: runs side by side in one program; None is all.
     """
@@ -129,6 +142,8 @@ class Dual:
     anneal: float = 1.0
     y_scale: float = 1.0
     lr_scale: float = 1.0
+    b2: float = 0.999
+    loss: str = "squared"
     dual: bool = True
     chunk: int | None = None
 
@@ -163,28 +178,49 @@ class Dual:
         scaled = _scale_inputs(variables, tau)
         return self.net.apply(scaled, tau * x, alpha=low / tau, beta=beta / tau)
 
+    def _problem(self, variables: Any, lower: Any, upper: Any, progress: Any, dtype: Any):
+        """Sharpness tau with the learned one in it, and the parameters of tau G."""
+        learned = variables["params"].get("log_sharpness", jnp.zeros(()))
+        tau = jnp.asarray(self.tau(progress) * jnp.exp(learned), dtype)
+        core = _scale_inputs(variables, tau)["params"]["core"]
+        curvature = tau / jnp.asarray(upper - lower, dtype)
+        return tau, {"core": core, "weight": jnp.ones((), dtype), "curvature": curvature}
+
+    def losses(self, variables, x, y, lower, upper, progress=1.0) -> tuple[jax.Array, jax.Array]:
+        """What is minimised and the mean squared error, `[]` each.
+
+        The Fenchel-Young loss is that of `BLNN.fenchel_young`; written here so that one inner
+        solve gives both numbers.
+        """
+        if self.loss == "squared":
+            error = jnp.mean(jnp.square(self(variables, x, lower, upper, progress) - y))
+            return error, error
+        tau, params = self._problem(variables, lower, upper, progress, x.dtype)
+        potential, t = ScaledICNN(self.core), y - lower * x
+        found = jax.vmap(lambda x: conjugate(potential, params, x))(tau * x)
+        at_target = jax.vmap(lambda t: potential(params, t))(t)
+        loss = at_target + found.value - tau * jnp.sum(x * t, axis=-1)
+        return loss.mean() / tau, jnp.mean(jnp.square(jax.lax.stop_gradient(found.argmax) - t))
+
     def judged(self, variables: Any, x: jax.Array, lower: Any, upper: Any):
         """f(x) `[n, 1]` of the trained network and whether the inner solve converged `[n]`."""
-        tau = jnp.asarray(self.tau(1.0), x.dtype)
-        core = _scale_inputs(variables, tau)["params"]["core"]
-        beta = jnp.asarray(upper - lower, x.dtype)
-        params = {"core": core, "weight": jnp.ones((), x.dtype), "curvature": tau / beta}
+        tau, params = self._problem(variables, lower, upper, 1.0, x.dtype)
         solve = lambda x: conjugate(ScaledICNN(self.core), params, x, self.judge)
         found = jax.vmap(solve)(tau * x)
         return lower * x + found.argmax, found.converged
 
     def slopes_of_core(self, variables: Any, y: jax.Array) -> tuple[jax.Array, jax.Array]:
         """F'(y) and F''(y) of the trained core at points `[n]`, each `[n]`."""
-        tau = jnp.asarray(self.tau(1.0), y.dtype)
-        params = _scale_inputs(variables, tau)["params"]["core"]
+        tau, problem = self._problem(variables, 0.0, 1.0, 1.0, y.dtype)
+        params = problem["core"]
         first = jax.vmap(lambda y: jax.grad(self.core.value, 1)(params, y[None])[0])(y)
         second = jax.vmap(lambda y: self.core.hessian(params, y[None])[0, 0])(y)
         return first / tau, second / tau
 
     def core_lipschitz(self, variables: Any) -> jax.Array:
         """Certified bound on \\|F'\\| `[]`."""
-        tau = self.tau(1.0)
-        return self.core.product_bound(_scale_inputs(variables, tau)["params"]["core"])[0] / tau
+        tau, problem = self._problem(variables, 0.0, 1.0, 1.0, jnp.zeros(0).dtype)
+        return self.core.product_bound(problem["core"])[0] / tau
 
 
 def _scale_inputs(variables: Any, factor: Any) -> Any:
@@ -275,14 +311,15 @@ def parity(steps: int, judge_steps: int) -> Dual:
 
 
 def smooth(name: str, options: Mapping[str, Any]) -> Dual:
-    """A smooth BLNN with the implicit rule.
+    """A smooth BLNN, trained by the implicit rule or by the Fenchel-Young loss.
 
     Args:
       name: key in results.
       options: any of `SMOOTH`: title; features, the core's hidden widths; sharpness and
         sharpness_end of its softplus, reached after the share ``anneal`` of training; weight_map
         and z_init of its non-negative weights; y_scale, a factor on its initial input weights;
-        lr_scale, a factor on the learning rate.
+        lr_scale, a factor on the learning rate; b2 of Adam; learn_sharpness, whether a factor on
+        the sharpness is a parameter; loss, "squared" or "fenchel_young".
 
     Returns:
       Dual; the same object for the same options.
@@ -294,10 +331,13 @@ def smooth(name: str, options: Mapping[str, Any]) -> Dual:
         if key not in SMOOTH:
             raise ValueError(f"smooth.{name} has no option {key!r}; {near(key, list(SMOOTH))}")
     full = {**SMOOTH, **options}
-    for key in ("sharpness", "sharpness_end", "anneal", "y_scale", "lr_scale"):
+    for key in ("sharpness", "sharpness_end", "anneal", "y_scale", "lr_scale", "b2"):
         if not full[key] > 0:
             raise ValueError(f"smooth.{name}.{key} must be > 0, got {full[key]!r}.")
-    for key, known in (("weight_map", WEIGHT_MAPS), ("z_init", INITIALISERS)):
+    if not full["b2"] < 1:
+        raise ValueError(f"smooth.{name}.b2 must be below 1, got {full['b2']!r}.")
+    choices = (("weight_map", WEIGHT_MAPS), ("z_init", INITIALISERS), ("loss", LOSSES))
+    for key, known in choices:
         if full[key] not in known:
             raise ValueError(
                 f"smooth.{name}.{key} is {full[key]!r}; {near(str(full[key]), list(known))}"
@@ -311,10 +351,16 @@ def _smooth(name: str, items: tuple) -> Dual:
     o = dict(items)
     # The constants are arguments of every call; those of the module stand in at initialisation.
     net = BLNN(
-        o["features"], 1.0, 1.0, softplus(1.0), weight_map=o["weight_map"], z_init=o["z_init"]
+        o["features"],
+        1.0,
+        1.0,
+        softplus(1.0),
+        weight_map=o["weight_map"],
+        z_init=o["z_init"],
+        train_sharpness=o["learn_sharpness"],
     )
-    moving = {k: o[k] for k in ("sharpness", "sharpness_end", "anneal", "y_scale", "lr_scale")}
-    return Dual(name, o["title"], net, Solver(), **moving)
+    rest = ("sharpness", "sharpness_end", "anneal", "y_scale", "lr_scale", "b2", "loss")
+    return Dual(name, o["title"], net, Solver(), **{key: o[key] for key in rest})
 
 
 def count(model: Baseline | Dual) -> int:

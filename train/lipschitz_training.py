@@ -81,6 +81,12 @@ def learning_rate(epoch: Any, epochs: Any, peak: Any) -> jax.Array:
     return jnp.interp(epoch, corners, peak * jnp.asarray([0.0, 1.0, 0.05, 0.0]))
 
 
+def points(task: Task, seed: Any) -> jax.Array:
+    """Training inputs of one seed, uniform on [low, high], float32 `[points]`."""
+    key = jax.random.split(jax.random.key(seed), 3)[0]
+    return jax.random.uniform(key, (task.points,), minval=task.low, maxval=task.high)
+
+
 def start(model: Any, task: Task, seeds: Any, uppers: Any, lower: float) -> Runs:
     """Fresh runs: data, parameters and order follow from the seed, whatever the constant is.
 
@@ -96,8 +102,8 @@ def start(model: Any, task: Task, seeds: Any, uppers: Any, lower: float) -> Runs
     """
 
     def one(seed, upper):
-        key_data, key_params, key_order = jax.random.split(jax.random.key(seed), 3)
-        x = jax.random.uniform(key_data, (task.points,), minval=task.low, maxval=task.high)
+        _, key_params, key_order = jax.random.split(jax.random.key(seed), 3)
+        x = points(task, seed)
         params = model.init(key_params)
         return Runs(
             params=params,
@@ -125,7 +131,7 @@ def program(model: Any, batch: int, chunk: int | None) -> Callable:
     Returns:
       ``(runs, epochs, peak) -> (runs, losses [runs, steps])``.
     """
-    adam = optax.scale_by_adam()
+    adam = optax.scale_by_adam(b2=model.b2)
 
     def epoch(run: Runs, epochs, peak):
         steps = len(run.x) // batch
@@ -133,14 +139,14 @@ def program(model: Any, batch: int, chunk: int | None) -> Callable:
         order = order[: steps * batch].reshape(steps, batch)
 
         def loss(params, rows, progress):
-            out = model(params, run.x[rows, None], run.lower, run.upper, progress)
-            return jnp.mean(jnp.square(out[:, 0] - run.y[rows]))
+            x, y = run.x[rows, None], run.y[rows, None]
+            return model.losses(params, x, y, run.lower, run.upper, progress)
 
         def step(carry, xs):
             params, opt_state = carry
             rows, number = xs
             t = run.epoch + (number + 1) / steps
-            value, grads = jax.value_and_grad(loss)(params, rows, t / epochs)
+            (_, value), grads = jax.value_and_grad(loss, has_aux=True)(params, rows, t / epochs)
             updates, opt_state = adam.update(grads, opt_state)
             rate = model.lr_scale * learning_rate(t, epochs, peak)
             params = jax.tree.map(lambda p, u: p - (rate * u).astype(p.dtype), params, updates)
@@ -172,7 +178,7 @@ def train(
       before_epoch: called with the runs and the number of the epoch that begins.
 
     Returns:
-      ``(runs, losses [steps, runs])``, the loss of every batch before its step.
+      ``(runs, losses [steps, runs])``, the squared error of every batch before its step.
 
     Raises:
       FloatingPointError: at a loss that is not finite.
