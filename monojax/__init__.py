@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-from monojax import conjugate, layers, metrics, penalties, splitting
+from monojax import attribution, conjugate, layers, metrics, penalties, splitting
 from monojax.bilipschitz import BLNN, PartialBLNN
 from monojax.directions import check_directions
 from monojax.penalties import monotonicity_penalty, value_and_penalty
@@ -21,6 +21,7 @@ __all__ = [
     "BLNN",
     "PartialBLNN",
     "SplitPair",
+    "attribution",
     "check_directions",
     "conjugate",
     "data_mixup_points",
