@@ -25,7 +25,9 @@ def data(x64):
 
 def test_pixel_flipping_is_a_loop_over_features(data):
     x, a = data
-    curve = jax.jit(lambda x, a: metrics.pixel_flipping(fn, x, 1, a, features_in_step=5))(x, a)
+    curve = jax.jit(
+        lambda x, a: metrics.pixel_flipping(fn, x, 1, a, features_in_step=5, softmax=False)
+    )(x, a)
     order = np.argsort(-np.repeat(a.reshape(-1), 2), kind="stable")
     flat, want = x.reshape(-1).copy(), []
     for start in range(0, 84, 5):
@@ -34,24 +36,29 @@ def test_pixel_flipping_is_a_loop_over_features(data):
     np.testing.assert_allclose(curve.scores, want, atol=1e-12)
     np.testing.assert_allclose(curve.auc, np.trapezoid(want), atol=1e-11)
     np.testing.assert_allclose(metrics.area(curve.scores, 5), np.trapezoid(want[:5]), atol=1e-11)
-    first = metrics.pixel_flipping(fn, x, 1, a, features_in_step=5, steps=3, batch_size=2)
+    first = metrics.pixel_flipping(
+        fn, x, 1, a, features_in_step=5, steps=3, batch_size=2, softmax=False
+    )
     np.testing.assert_allclose(first.scores, want[:3], atol=1e-12)
 
 
 def test_selectivity_is_a_loop_over_patches(data):
     """6 x 7 with patches of 3: two rows; columns padded by 1 in front and 1 behind."""
     x, a = data
-    curve = jax.jit(lambda x, a: metrics.selectivity(fn, x, 2, a, patch_size=3))(x, a)
+    curve = jax.jit(lambda x, a: metrics.selectivity(fn, x, 2, a, patch_size=3, softmax=False))(
+        x, a
+    )
     blocks = [(slice(r, r + 3), c) for r in (0, 3) for c in (slice(0, 2), slice(2, 5), slice(5, 7))]
-    scaled = np.asarray(attribution.normalise(a))
-    sums = [scaled[block].sum() for block in blocks]
+    sums = [a[block].sum() for block in blocks]
     image, want = x.copy(), []
     for i in np.argsort(-np.array(sums)):
         image[blocks[i]] = x.min()
         want.append(fn(jnp.asarray(image))[2])
     np.testing.assert_allclose(curve.scores, want, atol=1e-12)
-    soft = metrics.selectivity(fn, x, 2, a, patch_size=3, softmax=True)
-    assert (soft.scores < 1).all() and (soft.scores > 0).all()
+    soft = metrics.selectivity(fn, x, 2, a, patch_size=3, batch_size=2)
+    # The last image has the minimum everywhere.
+    last = jax.nn.softmax(fn(jnp.full(x.shape, x.min())))[2]
+    np.testing.assert_allclose(soft.scores[-1], last, atol=1e-12)
 
 
 def test_localisation_and_pointing(x64):

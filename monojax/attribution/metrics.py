@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from monojax.attribution.images import normalise
 from monojax.checks import is_concrete
 from monojax.splitting.reading import check_target
 
@@ -32,7 +31,11 @@ class Curve(NamedTuple):
 def _prepared(attribution: Any, absolute: bool, scale: bool) -> jax.Array:
     attribution = jnp.asarray(attribution)
     attribution = jnp.abs(attribution) if absolute else attribution
-    return normalise(attribution) if scale else attribution
+    if not scale:
+        return attribution
+    # Quantus 0.6 divides by the largest size, so that the order of entries stays.
+    largest = jnp.abs(attribution).max()
+    return attribution / jnp.where(largest == 0, 1, largest)
 
 
 def _scores(
@@ -80,7 +83,7 @@ def selectivity(
     patch_size: int = 8,
     absolute: bool = False,
     scale: bool = True,
-    softmax: bool = False,
+    softmax: bool = True,
     batch_size: int = 64,
 ) -> Curve:
     """Selectivity: patches are removed from the most relevant on; a lower area is better.
@@ -94,8 +97,8 @@ def selectivity(
       patch_size: side of the square patches, a grid centred on the image, padded where the size
         does not divide.
       absolute: whether the map's absolute values are used.
-      scale: whether the map is normalised first.
-      softmax: whether scores are probabilities.
+      scale: whether the map is divided by its largest absolute value first.
+      softmax: whether scores are probabilities, as by default in Quantus, or logits.
       batch_size: perturbed images the model sees at once.
 
     Returns:
@@ -139,7 +142,7 @@ def pixel_flipping(
     steps: int | None = None,
     absolute: bool = False,
     scale: bool = True,
-    softmax: bool = False,
+    softmax: bool = True,
     batch_size: int = 64,
 ) -> Curve:
     """Pixel flipping: features are removed from the most relevant on.
@@ -157,8 +160,8 @@ def pixel_flipping(
       features_in_step: features removed per step.
       steps: number of steps; None removes everything.
       absolute: whether the map's absolute values are used.
-      scale: whether the map is normalised first.
-      softmax: whether scores are probabilities.
+      scale: whether the map is divided by its largest absolute value first.
+      softmax: whether scores are probabilities, as by default in Quantus, or logits.
       batch_size: perturbed images the model sees at once.
 
     Returns:
@@ -199,7 +202,7 @@ def attribution_localisation(
       attribution: map `[h, w]`.
       mask: `[h, w]`, true or non-zero on the object.
       absolute: whether absolute values are used.
-      scale: whether the map is normalised first.
+      scale: whether the map is divided by its largest absolute value first.
 
     Returns:
       `[]` in [0, 1]; NaN for an empty mask, and where values of both signs make it exceed 1.
