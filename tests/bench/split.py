@@ -31,20 +31,19 @@ def networks(width, size):
     }
 
 
-def programs(name, model, variables):
-    """What is timed, each a function of (x, classes) over a batch."""
-    one = lambda x: model.apply(variables, x[None])[0]
+def programs(name, model):
+    """What is timed, each a function of (variables, x, classes) over a batch."""
+    one = lambda x, v: model.apply(v, x[None])[0]
+    batch = lambda x, v: model.apply(v, x)
     layer = LAYERS[name]
 
     def mapped(method, **options):
-        return lambda x, y: jax.vmap(lambda x, y: method(one, x, y, **options))(x, y)
+        return lambda v, x, y: jax.vmap(lambda x, y: method(one, x, y, args=(v,), **options))(x, y)
 
     return {
-        "forward": lambda x, y: model.apply(variables, x),
-        "split": lambda x, y: tuple(mj.split(lambda x: model.apply(variables, x))(x)),
-        "split, recentre none": lambda x, y: tuple(
-            mj.split(lambda x: model.apply(variables, x), recentre="none")(x)
-        ),
+        "forward": lambda v, x, y: batch(x, v),
+        "split": lambda v, x, y: tuple(mj.split(batch)(x, v)),
+        "split, recentre none": lambda v, x, y: tuple(mj.split(batch, recentre="none")(x, v)),
         "input gradient": mapped(attribution.gradient),
         "split_grad at the input": mapped(attribution.split_grad),
         "split_grad, wta": mapped(attribution.split_grad, pool="wta"),
@@ -90,12 +89,12 @@ def main():
     y = jnp.arange(options.batch)
     for name, model in networks(options.width, options.size).items():
         variables = jax.jit(model.init)(jax.random.key(1), x[:1])
-        wanted = programs(name, model, variables)
-        compiled = {key: jax.jit(fn).lower(x, y).compile() for key, fn in wanted.items()}
+        wanted = programs(name, model)
+        compiled = {key: jax.jit(fn).lower(variables, x, y).compile() for key, fn in wanted.items()}
         count = {key: flops(run) for key, run in compiled.items()}
         seconds = dict.fromkeys(compiled, float("nan"))
         if not options.flops_only:
-            seconds = measure(compiled, (x, y), options.repeats)
+            seconds = measure(compiled, (variables, x, y), options.repeats)
         for key in compiled:
             ratio, plain = seconds[key] / seconds["forward"], seconds["input gradient"]
             print(
