@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-from monojax import conjugate, layers, metrics, penalties
+from monojax import attribution, conjugate, layers, metrics, penalties, splitting
 from monojax.bilipschitz import BLNN, PartialBLNN
 from monojax.directions import check_directions
 from monojax.penalties import monotonicity_penalty, value_and_penalty
@@ -15,10 +15,13 @@ from monojax.regions import (
     uniform_points,
 )
 from monojax.saving import load, save
+from monojax.splitting import SplitPair, split, split_report, tag
 
 __all__ = [
     "BLNN",
     "PartialBLNN",
+    "SplitPair",
+    "attribution",
     "check_directions",
     "conjugate",
     "data_mixup_points",
@@ -32,6 +35,10 @@ __all__ = [
     "penalties",
     "random_train_points",
     "save",
+    "split",
+    "split_report",
+    "splitting",
+    "tag",
     "uniform_points",
     "value_and_penalty",
 ]

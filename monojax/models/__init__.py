@@ -1,5 +1,7 @@
 """Networks of the experiments, as linen modules."""
 
 from monojax.models.mlp import MLP, TwoBranch
+from monojax.models.resnet import ResNet18
+from monojax.models.vgg import VGG16
 
-__all__ = ["MLP", "TwoBranch"]
+__all__ = ["MLP", "VGG16", "ResNet18", "TwoBranch"]

@@ -1,0 +1,32 @@
+"""Explanations of one prediction: where in the image, or in a layer, the evidence lies."""
+
+from monojax.attribution import metrics
+from monojax.attribution.cam import grad_cam, grad_cam_pp, layer_cam
+from monojax.attribution.gradients import (
+    gradient,
+    gradient_x_input,
+    guided_backprop,
+    integrated_gradients,
+)
+from monojax.attribution.images import grid, normalise, overlay, resize
+from monojax.attribution.lrp import lrp, split_lrp
+from monojax.attribution.splits import split_cam, split_grad
+
+__all__ = [
+    "grad_cam",
+    "grad_cam_pp",
+    "gradient",
+    "gradient_x_input",
+    "grid",
+    "guided_backprop",
+    "integrated_gradients",
+    "layer_cam",
+    "lrp",
+    "metrics",
+    "normalise",
+    "overlay",
+    "resize",
+    "split_cam",
+    "split_grad",
+    "split_lrp",
+]

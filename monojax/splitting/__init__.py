@@ -1,0 +1,36 @@
+"""The hidden way: a trained ReLU network is already a difference of two monotone convex ones."""
+
+from monojax.splitting.modes import Mode, SplitMode
+from monojax.splitting.pair import Frozen, Split, SplitError, SplitPair, both, convex_of
+from monojax.splitting.report import SplitReport, split_report
+from monojax.splitting.rules import RULES, register_rule
+from monojax.splitting.sensitivities import Sensitivities, sensitivities
+from monojax.splitting.sites import Site
+from monojax.splitting.tags import tag
+from monojax.splitting.transform import Shifts, SplitFunction, calibrate, split
+from monojax.splitting.walk import Note, Walk
+
+__all__ = [
+    "RULES",
+    "Frozen",
+    "Mode",
+    "Note",
+    "Sensitivities",
+    "Shifts",
+    "Site",
+    "Split",
+    "SplitError",
+    "SplitFunction",
+    "SplitMode",
+    "SplitPair",
+    "SplitReport",
+    "Walk",
+    "both",
+    "calibrate",
+    "convex_of",
+    "register_rule",
+    "sensitivities",
+    "split",
+    "split_report",
+    "tag",
+]

@@ -1,0 +1,287 @@
+r"""Functions of one variable: their form as convex minus convex, found from the function itself.
+
+Any elementwise function :math:`\varphi` whose slopes settle at both ends is
+:math:`\varphi = A - B` with A, B convex and nondecreasing of bounded slope: A collects the
+positive, B the negative curvature. So GELU, SiLU, softplus, tanh, leaky ReLU and what a model wrote
+by hand are exact-and-DC. A and B follow :math:`\varphi` on some intervals and are straight on
+the others, so that only the ends of the intervals have to be known.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from monojax.checks import is_concrete
+from monojax.splitting import compat
+from monojax.splitting.pair import Curve, Frozen, Split, Unresolved, depends
+
+if TYPE_CHECKING:
+    from monojax.splitting.walk import Walk
+
+REACH, CELLS = 50.0, 8000
+"""The function is looked at on [-REACH, REACH], in so many cells."""
+
+ELEMENTWISE = frozenset(
+    """
+    abs add add_any and asinh atan cbrt clamp convert_element_type copy copy_p cos div eq erf
+    erfc exp exp2 expm1 ge gt integer_pow is_finite le log log1p logistic lt max min mul ne
+    neg not or pow rsqrt select_n sign sin sqrt square sub tan tanh xor
+    """.split()  # noqa: SIM905
+)
+
+
+def curve_of(eqn: Any, args: Sequence[Any]) -> Curve | None:
+    """The result as a function of one variable, or None where it is none.
+
+    Args:
+      eqn: an equation.
+      args: its arguments as met in a walk.
+
+    Returns:
+      Curve, if the primitive is elementwise, all arguments that depend on the input are functions
+      of the same array, and all others are scalars that are known now.
+    """
+    name = eqn.primitive.name
+    if name not in ELEMENTWISE or any(isinstance(arg, Frozen) for arg in args):
+        return None
+    curves = [_own_curve(arg) if depends(arg) else None for arg in args]
+    found = [curve for curve in curves if curve is not None]
+    if any(curve.root is not found[0].root for curve in found):
+        return None
+    if found[0].root.f.shape != eqn.outvars[0].aval.shape:
+        return None
+    plain = [arg for arg in args if not depends(arg)]
+    if not all(map(is_uniform, plain)):
+        return None
+    numbers: list[Any] = [None if depends(arg) else np.asarray(arg).flat[0].item() for arg in args]
+
+    def apply(z: jax.Array) -> jax.Array:
+        values = [
+            curve.apply(z) if curve is not None else jnp.full(z.shape, number)
+            for curve, number in zip(curves, numbers, strict=True)
+        ]
+        return _elementwise(eqn, values, z.dtype)
+
+    keys = tuple(c.key if c is not None else n for c, n in zip(curves, numbers, strict=True))
+    params = str(sorted((k, str(v)) for k, v in eqn.params.items()))
+    return Curve(found[0].root, apply, (name, params, keys))
+
+
+def is_uniform(x: Any) -> bool:
+    """True if ``x`` is known now and all its entries are one number, seen without reading them."""
+    spread = isinstance(x, np.ndarray) and x.size > 0 and not any(x.strides)
+    return spread or (is_concrete(x) and np.size(x) == 1)
+
+
+def _own_curve(x: Split | Unresolved) -> Curve:
+    if x.curve is not None:
+        return x.curve
+    assert isinstance(x, Split)
+    return Curve(x, lambda z: z, ("z",))
+
+
+def _elementwise(eqn: Any, values: list[jax.Array], dtype: Any) -> jax.Array:
+    """One equation on arrays of one shape, in the precision of the first variable."""
+    name = eqn.primitive.name
+    if name == "convert_element_type":
+        new = eqn.params["new_dtype"]
+        return values[0].astype(dtype if jnp.issubdtype(new, jnp.floating) else new)
+    if name in ("select_n", "clamp"):
+        kinds = values[1:] if name == "select_n" else values
+        if any(jnp.issubdtype(v.dtype, jnp.floating) for v in kinds):
+            kinds = [v.astype(dtype) for v in kinds]
+        return compat.bind(eqn, *(values[:1] + kinds if name == "select_n" else kinds))
+    if len(values) > 1 and any(jnp.issubdtype(v.dtype, jnp.floating) for v in values):
+        values = [v.astype(dtype) for v in values]
+    return compat.bind(eqn, *values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Convex:
+    """A of the form phi = A - B: on each interval phi plus a line, or a line."""
+
+    knots: np.ndarray
+    """Ends between intervals, ascending, `[m]`."""
+    follows: np.ndarray
+    """Whether A follows phi on each interval, bool `[m + 1]`."""
+    slopes: np.ndarray
+    """Slope of the line on each interval, `[m + 1]`."""
+    offsets: np.ndarray
+    """Value of the line at 0, `[m + 1]`."""
+    slope: float
+    """Largest slope of A plus that of B."""
+    local: bool
+    """The slopes have not quite settled at the ends: holds on [-REACH, REACH] only."""
+
+    def __call__(self, z: jax.Array, y: jax.Array) -> jax.Array:
+        """A(z), given y = phi(z)."""
+        pieces = zip(
+            self.follows.tolist(), self.slopes.tolist(), self.offsets.tolist(), strict=True
+        )
+        values = [slope * z + offset + (y if on else 0) for on, slope, offset in pieces]
+        out = values[0]
+        for knot, value in zip(self.knots.tolist(), values[1:], strict=True):
+            out = jnp.where(z > knot, value, out)
+        return out
+
+
+HELD = "as a function of one variable it is constant between jumps"
+
+
+class NotDC(ValueError):
+    """The function of one variable has no form with bounded slopes."""
+
+
+_CACHE: dict[tuple[Any, ...], Convex | str] = {}
+
+
+def resolve(walk: "Walk", x: Unresolved) -> Split | Frozen:
+    """The pair of a function of one variable.
+
+    Args:
+      walk: the walk that meets it.
+      x: what is to become a pair.
+
+    Returns:
+      Split; or Frozen for values that are not floating point.
+
+    Raises:
+      SplitError: if its slopes are not bounded (exp, square), unless the walk is lenient.
+    """
+    root = x.curve.root
+    if not jnp.issubdtype(x.f.dtype, jnp.floating):
+        walk.note("exact", x.primitive, "chooses by a comparison of values")
+        return Frozen(x.f)
+    if root.t is None:
+        return Split(x.f, curve=x.curve)
+    convex = _analysed(x.curve)
+    if convex == HELD:
+        walk.note("exact", x.primitive, "jumps between constants")
+        return Frozen(x.f)
+    if isinstance(convex, str):
+        walk.fail(x.primitive, convex, x.path)
+        return Frozen(x.f)
+    if convex.local:
+        reason = f"its form as convex minus convex holds on [-{REACH:g}, {REACH:g}]"
+        walk.note("local", x.primitive, reason)
+    # p' = A + L n, n' = B + L n, so p' + n' = 2 A - phi + 2 L n.
+    mass = 2 * convex(root.f, x.f) - x.f + convex.slope * (root.t - root.f)
+    return Split(x.f, mass, curve=x.curve)
+
+
+def _analysed(curve: Curve) -> Convex | str:
+    if curve.key not in _CACHE:
+        if len(_CACHE) > 512:
+            _CACHE.clear()
+        try:
+            _CACHE[curve.key] = analyse(functools.partial(_evaluate, curve.apply))
+        except NotDC as error:
+            _CACHE[curve.key] = str(error)
+    return _CACHE[curve.key]
+
+
+def _evaluate(apply: Callable[[jax.Array], jax.Array], z: np.ndarray) -> np.ndarray:
+    with compat.enable_x64(), jax.ensure_compile_time_eval():
+        return np.asarray(apply(jnp.asarray(z)), np.float64)
+
+
+def analyse(phi: Callable[[np.ndarray], np.ndarray]) -> Convex:
+    """Finds the intervals on which a function is convex, and the form A - B.
+
+    Args:
+      phi: elementwise function in float64.
+
+    Returns:
+      Convex.
+
+    Raises:
+      NotDC: if it is not finite on the grid, jumps, or its slopes grow towards an end.
+    """
+    z = np.linspace(-REACH, REACH, CELLS + 1)
+    with np.errstate(all="ignore"):
+        y = phi(z)
+    if not np.isfinite(y).all():
+        raise NotDC("as a function of one variable it is not finite everywhere")
+    slope = np.diff(y) / np.diff(z)
+    bound = 1 + np.abs(slope).max()
+    tenth = CELLS // 10
+    drift = max(abs(slope[0] - slope[tenth]), abs(slope[-1] - slope[-tenth])) / bound
+    if drift > 1e-3:
+        raise NotDC("as a function of one variable its slopes are not bounded")
+    worst = z[1 + np.abs(np.diff(slope)).argmax()]
+    near = np.linspace(worst - 2 * REACH / CELLS, worst + 2 * REACH / CELLS, 2001)
+    if np.abs(np.diff(phi(near)) / np.diff(near)).max() > 20 * bound:
+        flat = np.count_nonzero(slope) <= CELLS // 100
+        raise NotDC(HELD if flat else "as a function of one variable it jumps")
+    sign = _signs(y, 1e-13)
+    knots, follows = _intervals(phi, z, sign)
+    return _convex_part(phi, np.array(knots), np.array(follows), slope, drift > 1e-6)
+
+
+def _signs(y: np.ndarray, tolerance: float) -> np.ndarray:
+    """Sign of the second difference at each inner point, 0 below rounding."""
+    second = y[2:] - 2 * y[1:-1] + y[:-2]
+    return np.where(np.abs(second) > tolerance * (1 + np.abs(y[1:-1])), np.sign(second), 0)
+
+
+def _intervals(phi: Any, z: np.ndarray, sign: np.ndarray) -> tuple[list[float], list[bool]]:
+    """Knots between stretches of positive and negative curvature; straight ones join either."""
+    curved = np.flatnonzero(sign)
+    if not len(curved):
+        return [], [True]
+    turns = [(i, j) for i, j in itertools.pairwise(curved) if sign[i] != sign[j]]
+    step = z[1] - z[0]
+    knots = [_knot(phi, z[i + 1], z[j + 1], step, sign[i]) for i, j in turns]
+    return knots, [bool(sign[curved[0]] > 0)] + [bool(sign[j] > 0) for _, j in turns]
+
+
+def _knot(phi: Any, left: float, right: float, step: float, before: float) -> float:
+    """Where the curvature changes its sign, between two grid points; refined where they touch."""
+    if right - left > 1.5 * step:
+        return (left + right) / 2
+    fine = np.linspace(left - step, right + step, 3001)
+    sign = _signs(phi(fine), 8e-15)
+    old, new = np.flatnonzero(sign == before), np.flatnonzero(sign == -before)
+    if not len(old) or not len(new):
+        return (left + right) / 2
+    return float((fine[old[-1] + 1] + fine[new[0] + 1]) / 2)
+
+
+def _convex_part(phi: Any, knots: Any, follows: Any, slope: np.ndarray, local: bool) -> Convex:
+    """Lines that make A continuous with a continuous slope, A(0) = max(phi(0), 0)."""
+    width = 1e-6
+    ends = np.array([slope[0], *_slope_at(phi, knots, width), slope[-1]])
+    lines: list[float] = []  # the slope of the line on each interval
+    convex = max(slope[0], 0.0)  # A' so far
+    concave = max(-slope[0], 0.0)  # B' so far
+    for i, on in enumerate(follows):
+        lines.append(convex - ends[i] if on else convex)
+        rise = ends[i + 1] - ends[i]
+        convex, concave = (convex + rise, concave) if on else (convex, concave - rise)
+    at_knots = phi(knots) if len(knots) else np.zeros(0)
+    offsets = [0.0]
+    for i, (knot, value) in enumerate(zip(knots, at_knots, strict=True)):
+        left = lines[i] * knot + offsets[i] + (value if follows[i] else 0)
+        offsets.append(left - lines[i + 1] * knot - (value if follows[i + 1] else 0))
+    start = float(phi(np.zeros(1))[0])
+    middle = int((knots < 0).sum())
+    here = offsets[middle] + (start if follows[middle] else 0)
+    shifted = np.array(offsets) + max(start, 0.0) - here
+    total = float(convex + concave)
+    # What is rounding is made exact, so that for a convex function A is phi and nothing else.
+    tidy = lambda a: np.where(np.abs(a) < 1e-9, 0.0, a)
+    total = round(total) if abs(total - round(total)) < 1e-9 else total
+    return Convex(knots, follows, tidy(np.array(lines)), tidy(shifted), total, local)
+
+
+def _slope_at(phi: Any, knots: np.ndarray, width: float) -> np.ndarray:
+    """Slopes at knots, which lie where the function is smooth or straight."""
+    if not len(knots):
+        return np.zeros(0)
+    return (phi(knots + width) - phi(knots - width)) / (2 * width)

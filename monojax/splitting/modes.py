@@ -1,0 +1,104 @@
+"""What a walk carries and where it intervenes. One way to walk a network, several rules.
+
+A mode decides what happens at the input of a contraction (a convolution or a matrix product),
+inside it, and behind the affine map it begins; everything else is the same for all of them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from monojax.splitting.pair import Split, with_slope, with_value
+
+POOLS = ("full", "wta")
+RECENTRE = ("full", "scale", "none")
+THRESHOLD, SHRINK = 10.0, 0.1
+"""Where max(p, n) > THRESHOLD, "scale" shrinks the smaller stream to SHRINK times itself."""
+
+
+class Mode:
+    """Walks with the values alone, and changes nothing: the ordinary derivative."""
+
+    mass = False
+    """Whether pairs carry a mass."""
+    pool = "wta"
+    """What a maximum does with the masses of those that lose."""
+
+    def constant(self, value: Any) -> Split:
+        """The pair of a value that does not depend on the input."""
+        return Split(value, jnp.abs(value) if self.mass else None)
+
+    def enter(self, x: Split, shift: Any) -> tuple[Split, Any]:
+        """Before a contraction, ahead of where maps are read: ``(pair, shift taken)``."""
+        return x, None
+
+    def leave(self, x: Split) -> Split:
+        """Before a contraction, behind where maps are read."""
+        return x
+
+    def contract(self, apply: Callable[[Any, Any], Any], x: Split, weights: Any) -> Split:
+        """The contraction itself."""
+        mass = None if x.t is None else apply(x.t, jnp.abs(weights))
+        return Split(apply(x.f, weights), mass)
+
+    def cut(self, f: Any, c: Any) -> Any:
+        """max(f, c) for a constant c; at a tie the derivative is that of c, so ReLU'(0) = 0."""
+        return jnp.where(f <= c, jnp.broadcast_to(c, f.shape).astype(f.dtype), f)
+
+    def settle(self, x: Split) -> Split:
+        """Behind an affine map, before anything that is not one."""
+        return x
+
+
+def recentred(x: Split, strategy: str, shift: Any = None) -> tuple[Split, Any]:
+    """Subtracts the same array k from both streams; k is a constant at this point.
+
+    The difference and every derivative stay as they are; the values become small.
+
+    Args:
+      x: pair.
+      strategy: "full" (k = min(p, n)), "scale" or "none".
+      shift: k if it is known already, as an array.
+
+    Returns:
+      ``(pair, k)``.
+    """
+    if shift is not None:
+        return Split(x.f, x.t - 2 * shift), shift
+    if strategy == "none":
+        return x, jnp.zeros_like(x.t)
+    size = jnp.abs(x.f)
+    k = (x.t - size) / 2
+    if strategy == "full":
+        return Split(x.f, with_value(x.t, jax.lax.stop_gradient(size))), k
+    large = (x.t + size) / 2 > THRESHOLD
+    k = jax.lax.stop_gradient(jnp.where(large, (1 - SHRINK) * k, 0))
+    return Split(x.f, with_value(x.t, jax.lax.stop_gradient(x.t - 2 * k))), k
+
+
+class SplitMode(Mode):
+    """The split: pairs, re-centred at the input of each contraction.
+
+    Args:
+      pool: "full" or "wta".
+      recentre: "full", "scale" or "none".
+      alpha: backward shift; the mass's derivative is multiplied by 1 - 2 alpha per contraction.
+    """
+
+    mass = True
+
+    def __init__(self, pool: str = "full", recentre: str = "full", alpha: Any = None):
+        """Takes the options of the split; alpha None leaves derivatives as they are."""
+        self.pool, self.recentre, self.alpha = pool, recentre, alpha
+
+    def enter(self, x: Split, shift: Any) -> tuple[Split, Any]:
+        """Re-centres."""
+        return recentred(x, self.recentre, shift)
+
+    def leave(self, x: Split) -> Split:
+        """The gate: the shift of the backward pass, k = alpha (D+ + D-), in (f, t) form."""
+        if self.alpha is None:
+            return x
+        return Split(x.f, with_slope(x.t, 1 - 2 * self.alpha))

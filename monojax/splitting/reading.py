@@ -1,0 +1,200 @@
+"""Values and derivatives at places inside a function, from one forward and one backward pass."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from monojax.checks import is_concrete
+from monojax.splitting.modes import Mode
+from monojax.splitting.pair import Split, both
+from monojax.splitting.sites import INPUT, Layout, Site
+from monojax.splitting.transform import Traced, check_shifts, trace
+from monojax.splitting.walk import Walk
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A function traced at one example, with its places known."""
+
+    traced: Traced
+    mode: Mode
+    shifts: dict[int, Any]
+    x: Split
+    sites: tuple[Site, ...]
+    classes: int | None
+    """Number of outputs, None for a scalar."""
+
+
+def prepare(
+    fn: Callable[..., Any],
+    x: Any,
+    args: tuple[Any, ...],
+    mode: Mode,
+    shifts: dict[int, Any] | None = None,
+    input: str = "centre",
+) -> Prepared:
+    """Traces ``fn`` and finds its places.
+
+    Args:
+      fn: maps ONE example (and args) to `[c]` or a scalar.
+      x: one example, a floating array.
+      args: further arguments, a tuple.
+      mode: what the walk carries.
+      shifts: fixed re-centring.
+      input: "centre" or "positive".
+
+    Returns:
+      Prepared.
+
+    Raises:
+      ValueError: if fn's output is no vector or scalar, for example because x is a batch; on NaN.
+      TypeError: if x is no floating array or args no tuple.
+    """
+    if not isinstance(args, tuple):
+        raise TypeError(f"args must be a tuple of further arguments, got {type(args).__name__}.")
+    if len(jax.tree.leaves(x)) != 1:
+        raise TypeError(f"x must be one array, got {jax.tree.structure(x)}; pass others in args.")
+    traced = trace(fn, x, args)
+    (leaf,) = traced.leaves
+    outs = traced.closed.jaxpr.outvars
+    shape = tuple(outs[0].aval.shape) if len(outs) == 1 else None
+    if shape is None or len(shape) > 1:
+        found = [tuple(out.aval.shape) for out in outs]
+        raise ValueError(
+            f"fn must map ONE example of shape {leaf.shape} to a vector [c] or a scalar, got "
+            f"output shapes {found}. For a linen model use "
+            "lambda x: model.apply(variables, x[None])[0]; for a batch use jax.vmap over this call."
+        )
+    mass = jnp.abs(leaf) if input == "centre" else leaf
+    pair = Split(leaf, mass if mode.mass else None)
+    survey = Walk(mode)
+    jax.eval_shape(lambda pair: (traced.run(survey, [pair]), ())[1], pair)
+    check_shifts(shifts or {}, survey)
+    classes = shape[0] if shape else None
+    return Prepared(traced, mode, shifts or {}, pair, tuple(survey.sites), classes)
+
+
+def check_target(target: Any, classes: int | None) -> jax.Array:
+    """The class as one-hot weights on the outputs, shape `[c]` or `[]`.
+
+    Args:
+      target: integer in [0, c); None or 0 for a scalar output.
+      classes: number of outputs, None for a scalar.
+
+    Returns:
+      float array; all zero for a traced target out of range, which cannot be raised.
+
+    Raises:
+      ValueError: if a concrete target is out of range.
+      TypeError: if it is no integer.
+    """
+    if classes is None:
+        if target is not None and not (is_concrete(target) and target == 0):
+            raise ValueError(f"fn has one scalar output: target must be 0 or None, got {target!r}.")
+        return jnp.ones(())
+    if target is None or np.shape(target) != () or not np.issubdtype(_dtype(target), np.integer):
+        raise TypeError(
+            f"target must be one integer in [0, {classes - 1}], got {target!r}; "
+            "for many examples use jax.vmap over x and target."
+        )
+    if is_concrete(target) and not 0 <= int(target) < classes:
+        raise ValueError(
+            f"target {int(target)} is out of range: fn has {classes} outputs, 0 to {classes - 1}."
+        )
+    return jax.nn.one_hot(target, classes)
+
+
+def _dtype(x: Any) -> Any:
+    return getattr(x, "dtype", None) or np.asarray(x).dtype
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What was found at one place."""
+
+    value: Split
+    """The pair there, re-centred."""
+    slope: tuple[Split, ...]
+    """Derivatives of the seeded outputs with respect to (f, t) there, one per seed."""
+    layout: Layout | None
+
+
+def read(
+    ready: Prepared, indices: Sequence[int], seeds: Sequence[tuple[float, float]], target: Any
+) -> tuple[dict[int, Reading], Split]:
+    """Values and derivatives at places.
+
+    Args:
+      ready: from `prepare`.
+      indices: numbers of the places; `INPUT` is the input.
+      seeds: per backward pass the derivatives of the result with respect to the output's value f
+        and mass t at the target; (1/2, 1/2) is g, (-1/2, 1/2) is h, (1, 0) is fn.
+      target: the class.
+
+    Returns:
+      ``(readings by place, the output's pair)``.
+
+    Raises:
+      ValueError: on a target out of range.
+    """
+    weights = check_target(target, ready.classes)
+    shapes = {site.index: ((*site.steps, *site.shape), site.dtype) for site in ready.sites}
+    shapes[INPUT] = (ready.x.f.shape, ready.x.f.dtype)
+    zeros = {i: jnp.zeros(*shapes[i]) for i in indices}
+    taps = {i: Split(zero, zero if ready.mode.mass else None) for i, zero in zeros.items()}
+    layouts = {site.index: site.layout for site in ready.sites}
+    layouts[INPUT] = _input_layout(ready)
+
+    def forward(taps):
+        walk = Walk(ready.mode, taps=taps, shifts=ready.shifts, want=frozenset(indices))
+        x = walk.enter(ready.x, "input", "input")
+        (out,) = ready.traced.run(walk, [x])
+        return walk.pair(out, "the output"), walk.records
+
+    out, pullback, records = jax.vjp(forward, taps, has_aux=True)
+    slopes = []
+    for on_value, on_mass in seeds:
+        seed = lambda a, size: size * jnp.broadcast_to(weights, a.shape).astype(a.dtype)
+        mass = None if out.t is None else seed(out.t, on_mass)
+        # Only arrays in the cotangent: same tree as the output's.
+        slopes.append(pullback(Split(seed(out.f, on_value), mass, pending=out.pending))[0])
+    readings = {
+        i: Reading(records[i][0], tuple(slope[i] for slope in slopes), layouts[i]) for i in indices
+    }
+    return readings, out
+
+
+def at_step(reading: Reading, step: int | None) -> Reading:
+    """The reading of one step of a scan.
+
+    Args:
+      reading: with a step axis in front, if ``step`` is given.
+      step: number of the step, or None.
+
+    Returns:
+      Reading.
+    """
+    if step is None:
+        return reading
+    one = lambda pair: both(lambda a: a[step], pair)
+    return Reading(one(reading.value), tuple(map(one, reading.slope)), reading.layout)
+
+
+def _input_layout(ready: Prepared) -> Layout | None:
+    """The input's axes, from the first convolution that reads an array of its shape."""
+    shape = tuple(ready.x.f.shape)
+    for site in ready.sites:
+        layout = site.layout
+        if layout is None or site.kind != "conv" or site.steps:
+            continue
+        if site.shape == shape:
+            return layout
+        without = tuple(n for axis, n in enumerate(site.shape) if axis != layout.batch)
+        if site.shape[layout.batch] == 1 and without == shape:
+            shift = lambda axis, gone=layout.batch: axis - (axis > gone)
+            return Layout(-1, shift(layout.feature), tuple(map(shift, layout.spatial)))
+    return None

@@ -1,0 +1,48 @@
+"""The table of rules: what the split of each primitive is.
+
+A rule is a function ``rule(walk, eqn, *args)`` that returns the result, or a list of results where
+the primitive has several. Arguments that depend on the input are `Split` pairs or `Frozen`
+values, all others are plain arrays. ``walk.bind(eqn, *values)`` evaluates the equation itself.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+Rule = Callable[..., Any]
+
+RULES: dict[str, Rule] = {}
+AFFINE: set[str] = set()
+"""Primitives that keep an affine map affine where one argument is a pair."""
+
+
+def register_rule(*primitives: str, affine: bool = False) -> Callable[[Rule], Rule]:
+    """Adds a rule to the table, or replaces one.
+
+    Args:
+      *primitives: names of primitives, as split_report shows them.
+      affine: the primitive keeps an affine map affine (reshape, adding a constant); LRP's
+        stabilising denominator is then taken behind it.
+
+    Returns:
+      A decorator for ``rule(walk, eqn, *args)``.
+
+    Raises:
+      ValueError: without a name.
+
+    Example:
+      >>> from monojax.splitting import RULES, both, register_rule
+      >>> @register_rule("my_permutation", affine=True)
+      ... def rule(walk, eqn, x):
+      ...     return both(lambda a: walk.bind(eqn, a), x)
+      >>> _ = RULES.pop("my_permutation")
+    """
+    if not primitives or not all(isinstance(name, str) for name in primitives):
+        raise ValueError(f"register_rule needs names of primitives, got {primitives!r}.")
+
+    def add(rule: Rule) -> Rule:
+        for name in primitives:
+            RULES[name] = rule
+            (AFFINE.add if affine else AFFINE.discard)(name)
+        return rule
+
+    return add

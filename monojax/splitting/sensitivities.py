@@ -1,0 +1,129 @@
+r"""Stabilised sensitivities of g and h at places inside a network.
+
+With :math:`u, v` the derivatives of one stream's output on :math:`(p, n)`, each contraction shifts
+both by :math:`\alpha (u + v)`. In the form :math:`d = (u - v)/2,\ s = u + v` the backward pass is
+
+.. math:: d \leftarrow W^T [M d - \tfrac12 (1 - M) s], \quad s \leftarrow (1 - 2\alpha) |W|^T s,
+
+ordinary backpropagation in which every inactive ReLU leaks :math:`-s/2`. Since d is linear, three
+arrays (the gradient, s, and q, the response of d to s alone) give all four maps.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from monojax.checks import is_concrete
+from monojax.splitting.modes import SplitMode
+from monojax.splitting.reading import prepare, read
+from monojax.splitting.sites import INPUT, find_site
+from monojax.splitting.transform import check_options
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Sensitivities:
+    """Four maps at one place, shaped as the value there."""
+
+    grad: jax.Array
+    """Ordinary gradient of fn's target."""
+    s: jax.Array
+    """Sum of a stream's two sensitivities; the same for g and h."""
+    q: jax.Array
+    """Response of d to s alone."""
+
+    @property
+    def g_p(self) -> jax.Array:
+        """dg/dp, the default map (+, g)."""
+        return self.s / 2 + (self.grad / 2 + self.q)
+
+    @property
+    def g_n(self) -> jax.Array:
+        """dg/dn."""
+        return self.s / 2 - (self.grad / 2 + self.q)
+
+    @property
+    def h_p(self) -> jax.Array:
+        """dh/dp."""
+        return self.s / 2 + (-self.grad / 2 + self.q)
+
+    @property
+    def h_n(self) -> jax.Array:
+        """dh/dn."""
+        return self.s / 2 - (-self.grad / 2 + self.q)
+
+
+def check_alpha(alpha: Any) -> Any:
+    """``alpha``, checked where it is known: in [0, 0.5].
+
+    Args:
+      alpha: number or traced scalar.
+
+    Returns:
+      The same.
+
+    Raises:
+      ValueError: if it is out of range.
+    """
+    if is_concrete(alpha) and not 0 <= alpha <= 0.5:
+        raise ValueError(
+            f"alpha must lie in [0, 0.5], got {alpha}; 0 is the raw stream gradient, 0.5 half the "
+            "ordinary gradient."
+        )
+    return alpha
+
+
+def sensitivities(
+    fn: Callable[..., Any],
+    x: jax.Array,
+    target: Any,
+    *,
+    args: tuple[Any, ...] = (),
+    layers: Sequence[Any] | None = None,
+    alpha: Any = 0.35,
+    pool: str = "full",
+    recentre: Any = "full",
+) -> dict[int, Sensitivities]:
+    """All stabilised sensitivities of one class, from one forward and two backward passes.
+
+    At alpha = 0.5 s vanishes and every map is half the gradient or its negative; at alpha = 0 all
+    four maps are non-negative. Always g_p - h_p = grad, and g_p + g_n = h_p + h_n = s.
+
+    Args:
+      fn: maps ONE example (and args) to `[c]` or a scalar.
+      x: one example, any shape.
+      target: the class, an integer.
+      args: further arguments of fn.
+      layers: places (names, tags or numbers); None for all.
+      alpha: backward shift in [0, 0.5].
+      pool: "full" or "wta".
+      recentre: as in :func:`monojax.split`; it does not change these maps.
+
+    Returns:
+      Sensitivities by number of place (as in split_report); -1 is the input.
+
+    Raises:
+      ValueError: on bad options, layers, targets, NaN in x, or a primitive without a rule.
+    """
+    strategy, shifts = check_options(pool, recentre)
+    mode = SplitMode(pool, strategy, check_alpha(alpha))
+    ready = prepare(fn, x, args, mode, shifts)
+    if layers is None:
+        indices = [INPUT, *(site.index for site in ready.sites)]
+    else:
+        indices = list(dict.fromkeys(_index(ready.sites, layer) for layer in layers))
+    readings, _ = read(ready, indices, [(1.0, 0.0), (0.0, 0.5)], target)
+    found = {}
+    for i, reading in readings.items():
+        ordinary, mass = reading.slope
+        found[i] = Sensitivities(ordinary.f, 2 * mass.t, mass.f)
+    return found
+
+
+def _index(sites: Any, layer: Any) -> int:
+    if isinstance(layer, tuple):
+        raise ValueError(f"sensitivities come for all steps of a scan: ask for layer {layer[0]!r}.")
+    plain = [dataclasses.replace(site, steps=()) for site in sites]
+    return find_site(plain, layer)[0]

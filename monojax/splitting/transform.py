@@ -1,0 +1,264 @@
+r"""``split``: any network as a difference of two monotone convex ones, without touching it."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from monojax.checks import is_concrete
+from monojax.splitting import compat, rules_calls, rules_linear, rules_max  # noqa: F401  the table
+from monojax.splitting.modes import POOLS, RECENTRE, Mode, SplitMode
+from monojax.splitting.pair import Frozen, Split, SplitPair, value_of
+from monojax.splitting.walk import Walk
+
+INPUTS = ("centre", "positive")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Shifts:
+    """Re-centring with constants that are fixed in advance; made by :func:`calibrate`."""
+
+    arrays: dict[int, jax.Array]
+    """The array k that both streams lose, by number of place."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Traced:
+    """A function as a jaxpr, with the arrays it was given apart from everything else."""
+
+    closed: compat.ClosedJaxpr
+    leaves: list[Any]
+    """The leaves of x."""
+    rest: list[Any]
+    """The arrays among the leaves of args."""
+    out_tree: Any
+
+    def run(self, walk: Walk, xs: list[Any]) -> list[Any]:
+        """Results, as pairs, held or plain values."""
+        return [walk.settled(out) for out in walk.run(self.closed, [*xs, *self.rest])]
+
+
+def trace(fn: Callable[..., Any], x: Any, args: tuple[Any, ...]) -> Traced:
+    """``fn(x, *args)`` as a jaxpr.
+
+    Args:
+      fn: function of x and args.
+      x: array or pytree of arrays.
+      args: pytrees; leaves that are no arrays stay as they are.
+
+    Returns:
+      Traced.
+
+    Raises:
+      TypeError: if a leaf of x is not floating point.
+    """
+    leaves, x_tree = jax.tree.flatten(x)
+    leaves = [_float_leaf(leaf) for leaf in leaves]
+    arg_leaves, arg_tree = jax.tree.flatten(args)
+    arrays = [i for i, leaf in enumerate(arg_leaves) if isinstance(leaf, jax.Array | np.ndarray)]
+    trees: list[Any] = []
+
+    # A new function object each time: jax caches traces by function, and a closure over weights
+    # that were changed in place (nnx) would go stale.
+    def flat(leaves, rest):
+        filled = list(arg_leaves)
+        for i, value in zip(arrays, rest, strict=True):
+            filled[i] = value
+        out = fn(jax.tree.unflatten(x_tree, leaves), *jax.tree.unflatten(arg_tree, filled))
+        flat_out, tree = jax.tree.flatten(out)
+        trees.append(tree)
+        return flat_out
+
+    rest = [arg_leaves[i] for i in arrays]
+    closed = jax.make_jaxpr(flat)(leaves, rest)
+    return Traced(closed, leaves, rest, trees[0])
+
+
+def _float_leaf(leaf: Any) -> jax.Array:
+    array = jnp.asarray(leaf)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(
+            f"x must be floating point to be split, got {array.dtype} of shape {array.shape}; "
+            "convert with x.astype(jnp.float32), or pass integers through args."
+        )
+    if is_concrete(leaf) and not np.isfinite(np.asarray(leaf, np.float64)).all():
+        raise ValueError(f"x has NaN or infinite values, shape {array.shape}; impute or drop them.")
+    return array
+
+
+def check_options(pool: Any, recentre: Any, kind: Any = "centre") -> tuple[str, dict[int, Any]]:
+    """The name of the re-centring and its fixed arrays, checked.
+
+    Args:
+      pool: "full" or "wta".
+      recentre: "full", "scale", "none" or Shifts.
+      kind: "centre" or "positive".
+
+    Returns:
+      ``(strategy, shifts)``.
+
+    Raises:
+      ValueError: on another name.
+    """
+    if pool not in POOLS:
+        raise ValueError(f"pool must be one of {POOLS}, got {pool!r}.")
+    if kind not in INPUTS:
+        raise ValueError(f"input must be one of {INPUTS}, got {kind!r}.")
+    if isinstance(recentre, Shifts):
+        return "none", recentre.arrays
+    if recentre not in RECENTRE:
+        raise ValueError(
+            f"recentre must be one of {RECENTRE} or the result of monojax.splitting.calibrate, "
+            f"got {recentre!r}."
+        )
+    return recentre, {}
+
+
+class SplitFunction:
+    """``run(x, *args) -> SplitPair``; made by :func:`split`."""
+
+    def __init__(self, fn: Callable[..., Any], pool: str, recentre: Any, input: str):
+        """Takes what :func:`split` takes."""
+        self._fn, self._pool, self._input = fn, pool, input
+        self._strategy, self._shifts = check_options(pool, recentre, input)
+
+    def __call__(self, x: Any, *args: Any) -> SplitPair:
+        """The two parts at ``x``; ``args`` are not split."""
+        traced = trace(self._fn, x, args)
+        mass = jnp.abs if self._input == "centre" else lambda leaf: leaf
+        return self._run(traced, [Split(leaf, mass(leaf)) for leaf in traced.leaves])
+
+    def streams(self, p: Any, n: Any, *args: Any) -> SplitPair:
+        """The two parts as functions of the streams, at the input p - n.
+
+        Args:
+          p: positive stream, shaped as x.
+          n: negative stream, shaped as x.
+          *args: as in the call.
+
+        Returns:
+          SplitPair. With pool "full" and recentre "none" or fixed shifts both parts are convex and
+          nondecreasing in (p, n) jointly, where `kind` is "dc".
+        """
+        traced = trace(self._fn, jax.tree.map(lambda a, b: a - b, p, n), args)
+        masses = jax.tree.leaves(jax.tree.map(lambda a, b: a + b, p, n))
+        return self._run(traced, [Split(f, t) for f, t in zip(traced.leaves, masses, strict=True)])
+
+    def _run(self, traced: Traced, pairs: list[Split]) -> SplitPair:
+        walk = Walk(SplitMode(self._pool, self._strategy), shifts=self._shifts)
+        outs = traced.run(walk, pairs)
+        check_shifts(self._shifts, walk)
+        outs = [_output(walk, out) for out in outs]
+        unflatten = lambda parts: jax.tree.unflatten(traced.out_tree, parts)
+        statuses = {note.status for note in walk.notes}
+        kind = "local" if "local" in statuses else "exact" if "exact" in statuses else "dc"
+        return SplitPair(unflatten([o.p for o in outs]), unflatten([o.n for o in outs]), kind)
+
+
+def _output(walk: Walk, out: Any) -> Split:
+    if isinstance(out, Frozen):
+        return SplitMode().constant(value_of(out))
+    return walk.pair(out, "the output")
+
+
+def check_shifts(shifts: dict[int, Any], walk: Walk) -> None:
+    """Raises if fixed shifts belong to another function than the one walked."""
+    want = {s.index: (*s.steps, *s.shape) for s in walk.sites}
+    have = {i: tuple(k.shape) for i, k in shifts.items()}
+    if shifts and have != want:
+        raise ValueError(
+            f"these shifts were calibrated for {len(have)} places, but this function has "
+            f"{len(want)}: call monojax.splitting.calibrate with the same fn and shape of x."
+        )
+
+
+def split(
+    fn: Callable[..., Any], pool: str = "full", recentre: Any = "full", input: str = "centre"
+) -> SplitFunction:
+    r"""Splits a network into two parts with ``g - h = fn``, monotone and convex.
+
+    Nothing is retrained and no weight is copied: the function is traced, and each value that
+    depends on ``x`` is computed as a pair :math:`(p, n)` of streams by
+    :math:`\mathrm{ReLU}(p - n) = \max\{p, n\} - n`. With pool "full" and recentre "none", or with
+    fixed shifts, g and h are convex and nondecreasing in :math:`(x^+, x^-)`; as functions of x they
+    are convex, and with input "positive" nondecreasing too. The default recentre "full" depends
+    on x: it keeps g - h and every derivative at x, is safe in float32, but x -> g(x) as a whole is
+    then neither convex nor monotone.
+
+    Args:
+      fn: ``fn(x, *args)``, x an array or pytree of floating arrays, any shapes; args (weights,
+        statistics) stay plain. Pass weights as args, or closed over.
+      pool: what maxima do with those that lose: "full" keeps their mass, "wta" drops it (exact,
+        but not convex).
+      recentre: "full" subtracts min(p, n) at the input of each contraction, "scale" shrinks
+        streams above 10 to a tenth of their smaller part (the paper's, needs float64), "none"
+        nothing (needs float64 beyond a few layers); or the result of
+        :func:`monojax.splitting.calibrate`.
+      input: "centre" starts from :math:`(x^+, x^-)`, "positive" from :math:`(x, 0)`.
+
+    Returns:
+      ``run(x, *args) -> SplitPair(g, h)``, each shaped as ``fn(x, *args)``; it works under `jit`,
+      `vmap` and `grad`. ``run.streams(p, n, *args)`` takes the streams themselves.
+
+    Raises:
+      ValueError: on an unknown option; when run, on NaN in x, and (SplitError) on a primitive that
+        has no rule, with its name, its place and what to do.
+      TypeError: when run, if x is not floating point.
+
+    Example:
+      >>> fn = lambda x: jnp.maximum(x[0] - 2 * x[1], 0.0)
+      >>> g, h = split(fn)(jnp.array([3.0, 1.0]))
+      >>> float(g - h)
+      1.0
+
+    Reference:
+      Zimmermann, Loho, "Hidden Monotonicity: Explaining Deep Neural Networks via their DC
+      Decomposition", CVPR 2026, arXiv 2601.07700.
+    """
+    return SplitFunction(fn, pool, recentre, input)
+
+
+def calibrate(
+    fn: Callable[..., Any], x0: Any, *args: Any, pool: str = "full", recentre: str = "full"
+) -> Shifts:
+    """Fixes the re-centring at the arrays that ``x0`` gives, to be used at any x.
+
+    With constants fixed in advance, g and h stay convex and monotone everywhere and are of
+    moderate size near x0.
+
+    Args:
+      fn: as in :func:`split`.
+      x0: the point to calibrate at, shaped as x.
+      *args: as in :func:`split`.
+      pool: "full" or "wta".
+      recentre: "full" or "scale".
+
+    Returns:
+      Shifts, a pytree of arrays; pass it as ``recentre`` to :func:`split`.
+
+    Raises:
+      ValueError: as :func:`split`.
+    """
+    strategy, _ = check_options(pool, recentre)
+    traced = trace(fn, x0, args)
+    pairs = [Split(leaf, jnp.abs(leaf)) for leaf in traced.leaves]
+    return Shifts(
+        {i: k for i, (_, k) in _everything(traced, SplitMode(pool, strategy), pairs).items()}
+    )
+
+
+def _everything(traced: Traced, mode: Mode, pairs: list[Split]) -> dict[int, Any]:
+    """Pair and shift at every numbered place."""
+    survey = Walk(mode)
+    jax.eval_shape(lambda pairs: _none(traced.run(survey, pairs)), pairs)
+    walk = Walk(mode, want=frozenset(site.index for site in survey.sites))
+    traced.run(walk, pairs)
+    return walk.records
+
+
+def _none(_: Any) -> tuple[()]:
+    return ()

@@ -1,0 +1,229 @@
+"""Evaluates a jaxpr in which some values are pairs: one way to walk a network."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from monojax.checks import is_concrete
+from monojax.splitting import compat
+from monojax.splitting.curves import curve_of, resolve
+from monojax.splitting.modes import Mode
+from monojax.splitting.pair import (
+    Frozen,
+    Split,
+    SplitError,
+    Unresolved,
+    both,
+    depends,
+    value_of,
+)
+from monojax.splitting.rules import AFFINE, RULES
+from monojax.splitting.sites import INPUT, Layout, Site
+
+HELP = (
+    "Write that part with monotone convex pieces, hold it constant with jax.lax.stop_gradient "
+    "outside fn, or add a rule with monojax.splitting.register_rule; monojax.split_report(fn, x) "
+    "lists all such places."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """Something met on the way that is not exact-and-DC."""
+
+    status: str
+    """"exact" (g - h = fn, but not convex), "local", or "missing" (no rule)."""
+    primitive: str
+    path: str
+    reason: str
+
+
+@dataclasses.dataclass
+class Walk:
+    """The state of one evaluation; a fresh one per trace."""
+
+    mode: Mode
+    taps: dict[int, Split] = dataclasses.field(default_factory=dict)
+    """Zero perturbations by place: differentiating with respect to them reads a map there."""
+    shifts: dict[int, Any] = dataclasses.field(default_factory=dict)
+    """Fixed re-centring by place."""
+    want: frozenset[int] = frozenset()
+    """Places whose pair and shift are to be recorded."""
+    lenient: bool = False
+    """Go on past primitives without a rule, and note them."""
+    sites: list[Site] = dataclasses.field(default_factory=list)
+    notes: list[Note] = dataclasses.field(default_factory=list)
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    records: dict[int, Any] = dataclasses.field(default_factory=dict)
+    counter: int = 0
+    path: tuple[str, ...] = ()
+    steps: tuple[int, ...] = ()
+
+    def fork(self, **changes: Any) -> "Walk":
+        """A walk of a part that is traced on its own (a scan's body); see `adopt`."""
+        fresh: dict[str, Any] = {"sites": [], "notes": [], "counts": {}, "records": {}}
+        return dataclasses.replace(self, **(fresh | changes))
+
+    def adopt(self, part: "Walk") -> None:
+        """Takes over what a part has met, but not its records."""
+        self.sites += part.sites
+        self.notes += part.notes
+        for name, number in part.counts.items():
+            self.counts[name] = self.counts.get(name, 0) + number
+        self.counter = part.counter
+
+    @staticmethod
+    def bind(eqn: Any, *values: Any) -> Any:
+        """The equation itself, on plain values."""
+        return compat.bind(eqn, *values)
+
+    def run(self, closed: compat.ClosedJaxpr, args: Sequence[Any]) -> list[Any]:
+        """Evaluates a jaxpr."""
+        jaxpr = closed.jaxpr
+        env: dict[Any, Any] = dict(zip(jaxpr.constvars, closed.consts, strict=True))
+        env.update(zip(jaxpr.invars, args, strict=True))
+        last = {atom: i for i, eqn in enumerate(jaxpr.eqns) for atom in _vars(eqn.invars)}
+        keep = set(_vars(jaxpr.outvars))
+
+        def read(atom):
+            return atom.val if isinstance(atom, compat.Literal) else env[atom]
+
+        outer = self.path
+        for i, eqn in enumerate(jaxpr.eqns):
+            self.path = outer + compat.scopes(eqn)
+            try:
+                out = self.apply(eqn, [read(atom) for atom in eqn.invars])
+            finally:
+                self.path = outer
+            outs = out if eqn.primitive.multiple_results else [out]
+            env.update(zip(eqn.outvars, outs, strict=True))
+            for atom in _vars(eqn.invars):
+                if last[atom] == i and atom not in keep:
+                    env.pop(atom, None)
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def apply(self, eqn: Any, args: list[Any]) -> Any:
+        """One equation."""
+        name = eqn.primitive.name
+        if not any(map(depends, args)):
+            return _plain(eqn, args)
+        self.counts[name] = self.counts.get(name, 0) + 1
+        rule = RULES.get(name)
+        if getattr(rule, "takes_anything", False):  # calls, and loops
+            return rule(self, eqn, *args)  # type: ignore[misc]
+        curve = curve_of(eqn, args)
+        if curve is not None and (rule is None or _needs_curve(name, args, rule)):
+            value = self.bind(eqn, *map(value_of, args))
+            return Unresolved(value, curve, name, self.where)
+        args = [self.resolved(arg) for arg in args]
+        pairs = [arg for arg in args if isinstance(arg, Split)]
+        if not pairs and any(isinstance(arg, Frozen) for arg in args):
+            out = self.bind(eqn, *map(value_of, args))
+            return [Frozen(o) for o in out] if eqn.primitive.multiple_results else Frozen(out)
+        if name not in AFFINE or len(pairs) > 1:
+            args = [self.mode.settle(a) if isinstance(a, Split) else a for a in args]
+        if rule is None:
+            return self.missing(eqn, args)
+        out = rule(self, eqn, *args)
+        if curve is not None and isinstance(out, Split):
+            out = dataclasses.replace(out, curve=curve)
+        return out
+
+    @property
+    def where(self) -> str:
+        """The module path of what is being evaluated."""
+        return "/".join(self.path)
+
+    def note(self, status: str, primitive: str, reason: str) -> None:
+        """Remembers a part that is not exact-and-DC."""
+        self.notes.append(Note(status, primitive, self.where, reason))
+
+    def fail(self, primitive: str, reason: str, path: str | None = None) -> None:
+        """Raises, or in a lenient walk notes, that a primitive has no rule here."""
+        path = self.where if path is None else path
+        if self.lenient:
+            self.notes.append(Note("missing", primitive, path, reason))
+            return
+        place = f"in {path!r}" if path else "outside any named module"
+        raise SplitError(f"cannot split the primitive '{primitive}' {place}: {reason}. {HELP}")
+
+    def missing(self, eqn: Any, args: Sequence[Any], reason: str = "it has no rule") -> Any:
+        """The result where there is no rule: an error, or in a lenient walk a held value."""
+        self.fail(eqn.primitive.name, reason)
+        out = self.bind(eqn, *map(value_of, args))
+        return [Frozen(o) for o in out] if eqn.primitive.multiple_results else Frozen(out)
+
+    def resolved(self, x: Any) -> Any:
+        """A pair, held or plain value: functions of one variable get their pair here."""
+        return resolve(self, x) if isinstance(x, Unresolved) else x
+
+    def settled(self, x: Any) -> Any:
+        """As `resolved`, and behind its affine map."""
+        x = self.resolved(x)
+        return self.mode.settle(x) if isinstance(x, Split) else x
+
+    def pair(self, x: Any, primitive: str = "a constant") -> Split:
+        """``x`` as a pair: constants by their sign, held values too, which is noted."""
+        x = self.resolved(x)
+        if isinstance(x, Split):
+            return x
+        if isinstance(x, Frozen):
+            self.note("local", primitive, "a part of it is held at its forward value")
+            return self.mode.constant(jax.lax.stop_gradient(x.value))
+        return self.mode.constant(x)
+
+    def enter(self, x: Split, kind: str, name: str, layout: Layout | None = None) -> Split:
+        """A numbered place: re-centre, read, gate."""
+        index = INPUT if kind == "input" else self.counter
+        if kind != "input":
+            self.counter += 1
+            shape, dtype = tuple(x.f.shape), x.f.dtype
+            self.sites.append(Site(index, kind, name, shape, dtype, layout, self.steps))
+            shift = self.shifts.get(index)
+            if shift is not None and shift.shape != shape:
+                raise ValueError(
+                    f"the fixed shift of place {index} has shape {shift.shape}, but the value "
+                    f"there has {shape}: call monojax.splitting.calibrate with the same fn and x."
+                )
+            x, shift = self.mode.enter(self.mode.settle(x), shift)
+        else:
+            shift = None
+        if index in self.want:
+            self.records[index] = (Split(x.f, x.t), shift)
+        if index in self.taps:
+            x = _tapped(x, self.taps[index])
+        return self.mode.leave(x) if kind in ("conv", "dot") else x
+
+
+def _tapped(x: Split, tap: Split) -> Split:
+    if x.t is None or tap.t is None:
+        return Split(x.f + tap.f, x.t)
+    return both(lambda a, b: a + b, x, tap)
+
+
+def _vars(atoms: Iterable[Any]) -> list[Any]:
+    return [atom for atom in atoms if not isinstance(atom, compat.Literal)]
+
+
+def _plain(eqn: Any, args: list[Any]) -> Any:
+    """An equation that does not depend on the input; scalars stay concrete under `jit`."""
+    if eqn.primitive.name == "broadcast_in_dim" and is_concrete(args[0]) and np.size(args[0]) == 1:
+        # A view of one number, which jax lowers as such: it stays known as uniform.
+        return np.broadcast_to(np.asarray(args[0]).reshape(()), eqn.outvars[0].aval.shape)
+    small = all(var.aval.size <= 1 for var in eqn.outvars if hasattr(var.aval, "size"))
+    if small and all(is_concrete(arg) and np.size(arg) <= 1 for arg in args) and not eqn.effects:
+        with jax.ensure_compile_time_eval():
+            return compat.bind(eqn, *args)
+    return compat.bind(eqn, *args)
+
+
+def _needs_curve(name: str, args: Sequence[Any], rule: Any) -> bool:
+    """Where the rule for pairs does not apply, but the result may be a function of one variable."""
+    if getattr(rule, "holds", False):
+        return True
+    dependent = sum(map(depends, args))
+    product = name in ("mul", "div") and (dependent > 1 or (name == "div" and depends(args[1])))
+    return product or any(isinstance(arg, Unresolved) for arg in args)

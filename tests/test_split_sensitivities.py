@@ -1,0 +1,139 @@
+"""Stabilised sensitivities: the identities of the (d, s) recursion, in float64."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from split_nets import net64
+
+from monojax.splitting import sensitivities, split_report
+
+IDENTITY = 1e-10
+
+
+@functools.cache
+def maps(pool, recentre="full"):
+    """A compiled function of (x, alpha): all maps of class 2 at all places."""
+    fn, _ = net64()
+    return jax.jit(
+        lambda x, alpha: sensitivities(fn, x, 2, alpha=alpha, pool=pool, recentre=recentre)
+    )
+
+
+def spread(array):
+    return max(float(jnp.abs(array).max()), 1.0)
+
+
+@pytest.mark.parametrize("pool", ["full", "wta"])
+@pytest.mark.parametrize("alpha", [0.0, 0.2, 0.35, 0.5])
+def test_identities_of_the_four_maps(x64, pool, alpha):
+    """g_p - h_p = grad, g_n - h_n = -grad, both sums are s, and the invariant is 2 grad."""
+    fn, x = net64()
+    found = maps(pool)(x, alpha)
+    assert sorted(found) == [-1, *range(len(split_report(fn, x).layers))]
+    for one in found.values():
+        at = dict(atol=IDENTITY * spread(one.s))
+        np.testing.assert_allclose(one.g_p - one.h_p, one.grad, **at)
+        np.testing.assert_allclose(one.g_n - one.h_n, -one.grad, **at)
+        np.testing.assert_allclose(one.g_p + one.g_n, one.s, **at)
+        np.testing.assert_allclose(one.h_p + one.h_n, one.s, **at)
+        four = (one.g_p - one.g_n) - (one.h_p - one.h_n)
+        np.testing.assert_allclose(four, 2 * one.grad, **at)
+
+
+@pytest.mark.parametrize("pool", ["full", "wta"])
+def test_gradient_and_alpha_one_half(x64, pool):
+    """grad is jax.grad's; at alpha = 0.5 s vanishes and g_p is half the gradient."""
+    fn, x = net64()
+    found = maps(pool)(x, 0.5)
+    np.testing.assert_allclose(found[-1].grad, jax.grad(lambda x: fn(x)[2])(x), atol=1e-12)
+    for one in found.values():
+        np.testing.assert_allclose(one.g_p, one.grad / 2, atol=1e-12)
+        assert not one.s.any()
+
+
+def test_raw_maps_are_non_negative_and_the_mass_ignores_the_input(x64):
+    """alpha = 0, full pooling: g and h are monotone, and s is a chain of |W| alone."""
+    _, x = net64()
+    first, second = maps("full")(x, 0.0), maps("full")(-x[::-1], 0.0)
+    for i, one in first.items():
+        scale = spread(one.s)
+        for part in (one.g_p, one.g_n, one.h_p, one.h_n):
+            assert part.min() >= -1e-12 * scale
+        np.testing.assert_allclose(one.s, second[i].s, atol=1e-12 * scale)
+
+
+def test_shift_invariance(x64):
+    """Re-centring changes no derivative, at any alpha."""
+    _, x = net64()
+    want = maps("full", "none")(x, 0.3)
+    for recentre in ["full", "scale"]:
+        found = maps("full", recentre)(x, 0.3)
+        for i, one in want.items():
+            np.testing.assert_allclose(found[i].g_p, one.g_p, atol=1e-12 * spread(one.g_p))
+            np.testing.assert_allclose(found[i].h_n, one.h_n, atol=1e-12 * spread(one.h_n))
+
+
+def test_the_recursion_by_hand(x64):
+    """Two dense layers: d <- W^T (M d - (1 - M) s / 2), s <- (1 - 2 alpha) |W|^T s."""
+    w1, w2 = (np.random.default_rng(i).normal(size=s) for i, s in enumerate([(7, 3), (4, 7)]))
+    x, alpha = np.array([0.3, -1.2, 0.8]), 0.3
+    one = sensitivities(lambda x: w2 @ jax.nn.relu(w1 @ x), x, 1, alpha=alpha)[-1]
+    lam, active = 1 - 2 * alpha, w1 @ x > 0
+    d, s = w2[1] / 2, lam * np.abs(w2[1])
+    d = d * active - (~active) * s / 2
+    d, s = w1.T @ d, lam * np.abs(w1).T @ s
+    # At the second layer the gate acts before the tap: s there is lam |w2|, d is w2 / 2.
+    np.testing.assert_allclose(one.g_p, d + s / 2, atol=1e-12)
+    np.testing.assert_allclose(one.g_n, -d + s / 2, atol=1e-12)
+
+
+def test_batch_norm_folding_changes_nothing(x64):
+    rng = np.random.default_rng(0)
+    kernel, scale, shift = rng.normal(size=(3, 3, 2, 4)), rng.normal(size=4), rng.normal(size=4)
+    head, x = rng.normal(size=(3, 4)), rng.normal(size=(6, 6, 2))
+    numbers = ("NHWC", "HWIO", "NHWC")
+
+    def net(x, kernel, scale):
+        y = jax.lax.conv_general_dilated(x[None], kernel, (1, 1), "SAME", dimension_numbers=numbers)
+        y = jax.nn.relu(y * scale + shift)[0]
+        return head @ y.mean((0, 1))
+
+    apart = sensitivities(lambda x: net(x, kernel, scale), x, 1, alpha=0.3)[-1]
+    folded = sensitivities(lambda x: net(x, kernel * scale, np.ones(4)), x, 1, alpha=0.3)[-1]
+    for name in ["g_p", "g_n", "h_p", "h_n"]:
+        np.testing.assert_allclose(getattr(apart, name), getattr(folded, name), atol=1e-13)
+
+
+def test_at_zero_relu_has_no_slope(x64):
+    """ReLU'(0) = 0, and what is inactive leaks -s/2 into d."""
+    one = sensitivities(lambda x: jax.nn.relu(2 * x), jnp.zeros(1), 0, alpha=0.0)[-1]
+    assert float(one.grad[0]) == 0.0
+    one = sensitivities(lambda x: jax.nn.relu(jnp.array([[2.0]]) @ x), jnp.zeros(1), 0, alpha=0.0)[
+        -1
+    ]
+    # p = n = 0: max(p, n) follows n, so g = 2 n.
+    np.testing.assert_allclose([one.g_p[0], one.g_n[0]], [0.0, 2.0], atol=1e-15)
+
+
+def test_layers_by_name_and_inside_a_scan(x64):
+    fn, x = net64()
+    assert list(sensitivities(fn, x, 2, layers=["last", "input"])) == [3, -1]
+    w = np.random.default_rng(0).normal(size=(3, 5, 5))
+    loop = lambda x: jax.lax.scan(lambda c, w: (jax.nn.relu(w @ c), None), x, w)[0]
+    flat = lambda x: jax.nn.relu(w[2] @ jax.nn.relu(w[1] @ jax.nn.relu(w[0] @ x)))
+    x = jnp.arange(5.0) - 1
+    scanned, unrolled = sensitivities(loop, x, 1), sensitivities(flat, x, 1)
+    for i in range(3):
+        np.testing.assert_allclose(scanned[0].g_p[i], unrolled[i].g_p, atol=1e-12)
+    np.testing.assert_allclose(scanned[-1].h_n, unrolled[-1].h_n, atol=1e-12)
+
+
+def test_bad_alpha_and_layers():
+    fn = lambda x: jnp.ones((2, 3)) @ x
+    with pytest.raises(ValueError, match=r"alpha must lie in \[0, 0.5\], got 0.7"):
+        sensitivities(fn, jnp.ones(3), 0, alpha=0.7)
+    with pytest.raises(ValueError, match="layer 3 does not exist"):
+        sensitivities(fn, jnp.ones(3), 0, layers=[3])
