@@ -50,13 +50,22 @@ def test_one_address(checkout):
 
 
 def test_readme_example_runs(checkout):
-    """The ten-line example of README, run as it stands."""
+    """The examples of README, run as they stand."""
     text = (checkout / "README.md").read_text()
-    block = re.search(r"```python\n(.*?)```", text, re.S).group(1)
-    assert len([line for line in block.splitlines() if line.strip()]) <= 14
+    penalty, slopes = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert len([line for line in penalty.splitlines() if line.strip()]) <= 14
     names = {}
-    exec(compile(block, "README.md", "exec"), names)
+    exec(compile(penalty, "README.md", "exec"), names)
     assert float(names["after"]) < 0.05 and float(names["before"]) > 0.2
+    names = {}
+    exec(compile(slopes, "README.md", "exec"), names)
+    # A straight line errs by about 0.06; the best slopes in [1, 10] can do is 0.0023.
+    error = float(((names["fitted"] - names["targets"]) ** 2).mean())
+    assert error < 0.005 and bool(names["record"].converged.all())
+    # The inverse undoes f up to both solves' bound, 2 beta residual / alpha.
+    assert float(abs(names["back"] - names["x"]).max()) < 4 * float(
+        names["record"].error_bound.max()
+    )
 
 
 def test_readme_commands_are_those_of_ci(checkout):
