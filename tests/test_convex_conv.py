@@ -128,7 +128,7 @@ def test_inverse_and_fenchel_young(small):
     assert (loss[1] >= least * (1 - 1e-9)).all()
 
 
-@pytest.mark.parametrize("size", [4, pytest.param(16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [16, pytest.param(4, marks=pytest.mark.slow)])
 def test_implicit_gradient(x64, size):
     """Along one direction of all parameters and x, against central differences; dense and CG."""
     x = images(2, size, size, 1)
