@@ -4,6 +4,7 @@ __version__ = "0.1.0"
 
 from monojax import attribution, conjugate, layers, metrics, penalties, splitting
 from monojax.bilipschitz import BLNN, PartialBLNN
+from monojax.bilipschitz_conv import ConvBLNN
 from monojax.directions import check_directions
 from monojax.penalties import monotonicity_penalty, value_and_penalty
 from monojax.regions import (
@@ -19,6 +20,7 @@ from monojax.splitting import SplitPair, split, split_report, tag
 
 __all__ = [
     "BLNN",
+    "ConvBLNN",
     "PartialBLNN",
     "SplitPair",
     "attribution",

@@ -17,7 +17,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from monojax.conjugate.activations import as_activation
+from monojax.bilipschitz_common import (
+    Constants,
+    check_constants,
+    check_input,
+    check_solver,
+    inverse_case,
+    over_batch,
+    sharpened,
+)
 from monojax.conjugate.icnn import ScaledICNN
 from monojax.conjugate.legendre import Conjugate, conjugate
 from monojax.conjugate.partial import ContextPotential
@@ -34,80 +42,7 @@ from monojax.solve_record import (
 __all__ = ["BLNN", "Diagnostics", "PartialBLNN", "unconverged", "worst_residual"]
 
 
-def _check_constants(alpha: Any, beta: Any) -> None:
-    """Raises unless the concrete ones among them satisfy alpha >= 0 and beta > 0, finite."""
-    if isinstance(alpha, (int, float)) and not 0 <= alpha < math.inf:
-        raise ValueError(f"alpha must be >= 0 and finite, got {alpha}.")
-    if isinstance(beta, (int, float)) and not 0 < beta < math.inf:
-        raise ValueError(
-            f"beta must be > 0 and finite, got {beta}; the upper constant is alpha + beta."
-        )
-
-
-def _check_solver(solver: Solver | None, activation: Any) -> Solver:
-    """The solver, after refusing the implicit rule for a piecewise linear activation."""
-    solver = Solver() if solver is None else solver
-    if not isinstance(solver, Solver):
-        raise TypeError(f"solver must be a monojax.conjugate.Solver, got {type(solver).__name__}.")
-    if as_activation(activation).piecewise_linear and solver.differentiation == "implicit":
-        raise ValueError(
-            "a piecewise linear activation (relu) has no valid implicit rule: its solutions sit on "
-            "kinks, where autodiff sees no curvature. Use softplus(30), or "
-            "Solver('gradient', max_steps=500, differentiation='unrolled')."
-        )
-    return solver
-
-
-def _over_batch(fn, *arrays: jax.Array):
-    """``fn`` of one example over all leading dimensions of ``arrays`` `[..., d_i]`."""
-    lead = arrays[0].shape[:-1]
-    out = jax.vmap(fn)(*(a.reshape(-1, a.shape[-1]) for a in arrays))
-    return jax.tree.map(lambda leaf: leaf.reshape(lead + leaf.shape[1:]), out)
-
-
-def _check_input(x: Any, name: str, dim: int | None = None) -> jax.Array:
-    """``x`` as a floating array `[..., d]` of the width the parameters are for."""
-    x = jnp.asarray(x)
-    if x.ndim < 1 or x.shape[-1] < 1:
-        raise ValueError(f"{name} must have shape [..., d] with d >= 1, got {x.shape}.")
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"{name} must be floating point, got {x.dtype}.")
-    if dim is not None and x.shape[-1] != dim:
-        raise ValueError(f"{name} has width {x.shape[-1]}, but the parameters are for {dim}.")
-    return x
-
-
-def _inverse_case(alpha: Any, activation: Any) -> tuple[bool, bool]:
-    """Whether the inverse is explicit (alpha = 0), and whether grad G has kinks.
-
-    There grad G(w) is a set, of which autodiff returns one element; (y - w) / alpha is the one.
-
-    Raises:
-      ValueError: if both, so that there is no inverse.
-    """
-    zero = isinstance(alpha, (int, float)) and alpha == 0
-    kinked = as_activation(activation).piecewise_linear
-    if zero and kinked:
-        raise ValueError(
-            "no inverse: with alpha = 0 and a piecewise linear core, f is constant on open "
-            "sets; use alpha > 0 or softplus."
-        )
-    return zero, kinked
-
-
-class _Constants(nn.Module):
-    """Shared by both networks: alpha and beta, fixed or trained (as logarithms)."""
-
-    def _constant(self, name: str, value: float, trained: bool) -> Any:
-        if not trained:
-            return value
-        if value <= 0:
-            raise ValueError(f"a trained {name} must start > 0, got {value}.")
-        log = self.param(f"log_{name}", lambda _: jnp.log(jnp.asarray(value, jnp.float32)))
-        return jnp.exp(log)
-
-
-class BLNN(_Constants):
+class BLNN(Constants):
     r"""alpha-inverse-Lipschitz and (alpha + beta)-Lipschitz: maps `[..., d]` to `[..., d]`.
 
     Certified for the Euclidean norm, up to an error of beta * residual per example, which
@@ -153,17 +88,14 @@ class BLNN(_Constants):
 
     def setup(self):
         """Checks the constants and makes the core."""
-        _check_constants(self.alpha, self.beta)
-        self._checked = _check_solver(self.solver, self.activation)
+        check_constants(self.alpha, self.beta)
+        self._checked = check_solver(self.solver, self.activation)
         self.core = ICNN(
             check_features(self.features), self.activation, self.weight_map, self.z_init
         )
         self._alpha = self._constant("alpha", self.alpha, self.train_alpha)
         self._beta = self._constant("beta", self.beta, self.train_beta)
-        learned = self.train_sharpness and not as_activation(self.activation).piecewise_linear
-        # Parameters without it, such as a core's put in by hand, stand for a sharpness of 1.
-        here = self.is_initializing() or self.has_variable("params", "log_sharpness")
-        self._sharpness = self._constant("sharpness", 1.0, learned and here)
+        self._sharpness = self._learned_sharpness(self.train_sharpness, self.activation)
 
     def __call__(self, x: jax.Array, *, alpha: Any = None, beta: Any = None) -> jax.Array:
         """f(x).
@@ -205,13 +137,13 @@ class BLNN(_Constants):
           (4,)
         """
         x, alpha, beta = self._prepare(x, "x", alpha, beta)
-        targets = _check_input(targets, "targets", x.shape[-1])
+        targets = check_input(targets, "targets", x.shape[-1])
         if targets.shape != x.shape:
             raise ValueError(f"targets must have x's shape {x.shape}, got {targets.shape}.")
         y = targets - alpha * x
         params = self._potential_params(1.0, 1 / beta, x.dtype)
         potential = ScaledICNN(self.core.maths)
-        at_target = _over_batch(lambda y: potential(params, y), y)
+        at_target = over_batch(lambda y: potential(params, y), y)
         return at_target + self._solve(x, 1.0, 1 / beta).value - jnp.sum(x * y, axis=-1)
 
     def diagnostics(self, x: jax.Array, *, alpha: Any = None, beta: Any = None) -> Diagnostics:
@@ -237,12 +169,12 @@ class BLNN(_Constants):
           ValueError: if alpha is 0 and the activation piecewise linear: f is not injective then.
         """
         y, alpha, beta = self._prepare(y, "y", alpha, beta)
-        zero, kinked = _inverse_case(alpha, self.activation)
+        zero, kinked = inverse_case(alpha, self.activation)
         w = y if zero else self._solve(y, alpha, 1 + alpha / beta).argmax
         if kinked:
             return (y - w) / alpha
         params = self._potential_params(1.0, 1 / beta, y.dtype)
-        return _over_batch(lambda w: jax.grad(ScaledICNN(self.core.maths), 1)(params, w), w)
+        return over_batch(lambda w: jax.grad(ScaledICNN(self.core.maths), 1)(params, w), w)
 
     def inverse_diagnostics(self, y: jax.Array, *, alpha: Any = None, beta: Any = None):
         """What the solver of :meth:`inverse` did for ``y`` `[..., d]`; needs alpha > 0."""
@@ -260,9 +192,9 @@ class BLNN(_Constants):
         )
 
     def _prepare(self, x: Any, name: str, alpha: Any, beta: Any):
-        _check_constants(alpha, beta)
+        check_constants(alpha, beta)
         core = {} if self.is_initializing() else self.core.variables["params"]
-        x = _check_input(x, name, core["y_kernel_0"].shape[0] if core else None)
+        x = check_input(x, name, core["y_kernel_0"].shape[0] if core else None)
         if self.is_initializing():
             self.core(x)
         alpha, beta = (
@@ -280,21 +212,17 @@ class BLNN(_Constants):
 
     def _core_params(self) -> dict[str, jax.Array]:
         """The core's parameters with the learned sharpness in its y kernels and biases."""
-        core = dict(self.core.variables["params"])
-        if isinstance(self._sharpness, float):
-            return core
-        scale = lambda name, leaf: leaf if name.startswith("z_") else leaf * self._sharpness
-        return {name: scale(name, leaf) for name, leaf in core.items()}
+        return sharpened(self.core.variables["params"], self._sharpness)
 
     def _solve(self, x: jax.Array, weight: Any, curvature: Any) -> Conjugate:
         params = self._potential_params(weight, curvature, x.dtype)
         potential = ScaledICNN(self.core.maths)
-        result = _over_batch(lambda x: conjugate(potential, params, x, self._checked), x)
+        result = over_batch(lambda x: conjugate(potential, params, x, self._checked), x)
         sow_record(self, result)
         return result
 
 
-class PartialBLNN(_Constants):
+class PartialBLNN(Constants):
     r"""Bi-Lipschitz in part of the input: maps ``(x_free [..., p], x_monotone [..., d])``.
 
     For every fixed context x_free, :math:`f(c, \cdot)` has the symmetric Jacobian H^-1 + alpha I,
@@ -341,12 +269,12 @@ class PartialBLNN(_Constants):
 
     def setup(self):
         """Checks the options and makes the core."""
-        _check_constants(self.alpha, self.beta)
+        check_constants(self.alpha, self.beta)
         if self.output not in ("vector", "mean"):
             raise ValueError(f"output must be 'vector' or 'mean', got {self.output!r}.")
         if self.core not in ("picnn", "pairwise"):
             raise ValueError(f"core must be 'picnn' or 'pairwise', got {self.core!r}.")
-        self._checked = _check_solver(self.solver, self.activation)
+        self._checked = check_solver(self.solver, self.activation)
         widths = check_features(self.features)
         self.net: nn.Module = (
             PartialICNN(widths, self.activation, self.weight_map)
@@ -379,19 +307,19 @@ class PartialBLNN(_Constants):
             raise ValueError("no inverse: output='mean' maps d numbers to one; use 'vector'.")
         c, z = self._prepare(x_free, z)
         alpha, beta = self._alpha, self._beta
-        zero, kinked = _inverse_case(alpha, self.activation)
+        zero, kinked = inverse_case(alpha, self.activation)
         w = z if zero else self._solve(c, z, alpha, 1 + alpha / beta).argmax
         if kinked:
             return (z - w) / alpha
         potential, params = self._potential(1.0, 1 / beta, z.dtype)
-        return _over_batch(lambda c, w: jax.grad(potential, 1)({**params, "context": c}, w), c, w)
+        return over_batch(lambda c, w: jax.grad(potential, 1)({**params, "context": c}, w), c, w)
 
     def bounds(self) -> tuple[Any, Any]:
         """Certified ``(smallest, largest)`` slope in x_monotone: alpha and alpha + beta."""
         return self._alpha, self._alpha + self._beta
 
     def _prepare(self, x_free: Any, x_monotone: Any) -> tuple[jax.Array, jax.Array]:
-        c, y = _check_input(x_free, "x_free"), _check_input(x_monotone, "x_monotone")
+        c, y = check_input(x_free, "x_free"), check_input(x_monotone, "x_monotone")
         if c.shape[:-1] != y.shape[:-1]:
             raise ValueError(
                 "x_free [..., p] and x_monotone [..., d] must have the same leading shape, got "
@@ -451,6 +379,6 @@ class PartialBLNN(_Constants):
         def one(c, y):
             return conjugate(potential, {**params, "context": c}, y, self._checked)
 
-        result = _over_batch(one, c, y)
+        result = over_batch(one, c, y)
         sow_record(self, result)
         return result

@@ -2,6 +2,7 @@
 
 from monojax.layers.chain import Chain, Rotation
 from monojax.layers.convex import ICNN, PairwiseICNN, PartialICNN, project_convex
+from monojax.layers.convex_conv import ConvICNN
 from monojax.layers.lipschitz import (
     LMN,
     AOLConv,
@@ -30,6 +31,7 @@ __all__ = [
     "CayleyConv",
     "CayleyDense",
     "Chain",
+    "ConvICNN",
     "LipschitzMLP",
     "MonLipDense",
     "NormDense",

@@ -19,7 +19,9 @@ from monojax.conjugate.icnn import WEIGHT_MAPS
 Initializer = Callable[..., jax.Array]
 
 
-def _uniform(low: float, high: float) -> Initializer:
+def uniform(low: float, high: float) -> Initializer:
+    """A flax initialiser, uniform between two numbers."""
+
     def init(key, shape, dtype=jnp.float32):
         return jax.random.uniform(key, shape, dtype, low, high)
 
@@ -29,8 +31,8 @@ def _uniform(low: float, high: float) -> Initializer:
 INITIALISERS: dict[str, Initializer] = {
     "glorot_normal": nn.initializers.glorot_normal(),
     "glorot_uniform": nn.initializers.glorot_uniform(),
-    "uniform_0_1": _uniform(0.0, 1.0),
-    "uniform_1_1.1": _uniform(1.0, 1.1),
+    "uniform_0_1": uniform(0.0, 1.0),
+    "uniform_1_1.1": uniform(1.0, 1.1),
 }
 """Raw weights between convex units: the code's default, the paper's text, its Figures 4 and 5."""
 
@@ -135,7 +137,7 @@ class ICNN(nn.Module):
             raise ValueError(f"y must have shape [..., d] with d >= 1, got {y.shape}.")
         dim, params = y.shape[-1], {}
         free, positive = (
-            _uniform(-(dim**-0.5), dim**-0.5),
+            uniform(-(dim**-0.5), dim**-0.5),
             convex_init(self.z_init, self.weight_map),
         )
         for i, width in enumerate(widths):
