@@ -116,10 +116,13 @@ class BLNN(Constants):
     def fenchel_young(
         self, x: jax.Array, targets: jax.Array, *, alpha: Any = None, beta: Any = None
     ) -> jax.Array:
-        r"""A loss for regression, per example: trains faster and further than the squared error.
+        r"""A loss for regression on targets without noise, per example.
 
         The Fenchel-Young loss of (x, targets - alpha x): 0 exactly where f(x) = targets, and at
-        least :math:`\|f(x) - t\|^2 / (2\beta)`. Its gradient needs no derivative of the solve.
+        least :math:`\|f(x) - t\|^2 / (2\beta)`. Its gradient needs no derivative of the solve, and
+        steep parts do not drown the others: kinks and jumps are fitted that the squared error
+        does not reach. **Noise in the targets makes it prefer steep slopes** (see
+        :mod:`monojax.conjugate.fenchel_young`): use the squared error there, or end with it.
 
         Args:
           x: floating, shape `[..., d]`.
@@ -177,9 +180,14 @@ class BLNN(Constants):
         return over_batch(lambda w: jax.grad(ScaledICNN(self.core.maths), 1)(params, w), w)
 
     def inverse_diagnostics(self, y: jax.Array, *, alpha: Any = None, beta: Any = None):
-        """What the solver of :meth:`inverse` did for ``y`` `[..., d]`; needs alpha > 0."""
+        """What the solver of :meth:`inverse` did for ``y`` `[..., d]`; needs alpha > 0.
+
+        ``error_bound`` is residual / alpha and bounds the error of the inverse.
+        """
         y, alpha, beta = self._prepare(y, "y", alpha, beta)
-        return diagnostics_of(self._solve(y, alpha, 1 + alpha / beta))
+        record = diagnostics_of(self._solve(y, alpha, 1 + alpha / beta))
+        # The x returned is grad G(w), and f there is y - residual.
+        return record._replace(error_bound=record.residual / alpha)
 
     def bounds(self) -> tuple[Any, Any]:
         """Certified ``(smallest, largest)`` slope: alpha and alpha + beta."""

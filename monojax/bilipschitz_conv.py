@@ -177,9 +177,14 @@ class ConvBLNN(Constants):
         return over_batch(lambda w: jax.grad(potential, 1)(params, w), w).reshape(y.shape)
 
     def inverse_diagnostics(self, y: jax.Array, *, alpha: Any = None, beta: Any = None):
-        """What the solver of :meth:`inverse` did for ``y``; needs alpha > 0."""
+        """What the solver of :meth:`inverse` did for ``y``; needs alpha > 0.
+
+        ``error_bound`` is residual / alpha and bounds the error of the inverse.
+        """
         y, alpha, beta = self._prepare(y, "y", alpha, beta)
-        return diagnostics_of(self._solve(y, alpha, 1 + alpha / beta))
+        record = diagnostics_of(self._solve(y, alpha, 1 + alpha / beta))
+        # The x returned is grad G(w), and f there is y - residual.
+        return record._replace(error_bound=record.residual / alpha)
 
     def bounds(self) -> tuple[Any, Any]:
         """Certified ``(smallest, largest)`` slope: alpha and alpha + beta."""

@@ -29,7 +29,8 @@ class Diagnostics(NamedTuple):
     curvature: jax.Array
     """Smallest secant curvature of G met; below 1 / beta the core is not convex."""
     error_bound: jax.Array
-    """beta * residual, which bounds the error of f in the Euclidean norm."""
+    """beta * residual, which bounds the error of f in the Euclidean norm up to rounding; for an
+    inverse, residual / alpha, which bounds the inverse's."""
 
 
 def diagnostics_of(result: Conjugate) -> Diagnostics:

@@ -309,3 +309,23 @@ def test_chain_errors():
 
     with pytest.raises(ValueError, match="Slice in the chain has none"):
         Chain((Slice(),)).apply({}, x, method="inverse")
+
+
+def test_inverse_error_bound():
+    """The record of the inverse bounds the inverse's error, with a tolerance coarse enough to see.
+
+    1e-5: rounding of outputs of order 10 over alpha.
+    """
+    net, params, x = make(alpha=0.1, beta=10.0, activation=softplus(30.0))
+    rough = net.clone(solver=Solver(tolerance=0.1))
+    y = net.clone(solver=Solver(tolerance=1e-6)).apply(params, x)
+    back, record = jax.jit(
+        lambda y: (
+            rough.apply(params, y, method="inverse"),
+            rough.apply(params, y, method="inverse_diagnostics"),
+        )
+    )(y)
+    error = jnp.linalg.norm(back - x, axis=-1)
+    assert float(error.max()) > 1e-3  # it is coarse
+    slack = 1e-5 / 0.1 + 10.0 * 1e-6 * 10 / 0.1  # rounding, and the error of y itself
+    assert bool((error <= record.error_bound + slack).all())

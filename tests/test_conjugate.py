@@ -368,3 +368,11 @@ def test_bad_arguments():
         conjugate(bowl, None, jnp.ones(2), Solver("gradient"))
     with pytest.raises(ValueError, match="smoothness"):
         conjugate(bowl, None, jnp.ones(2), Solver("fixed"))
+
+
+def test_overflow_is_no_success():
+    """Where norms are inf in float32, inf <= inf must not pass for converged."""
+    G = lambda _, y: 2.0 * y @ y
+    for x in ([1e20, 0.0], [jnp.inf, 0.0]):
+        out = conjugate(G, 0.0, jnp.array(x, jnp.float32), start=jnp.zeros(2))
+        assert not bool(out.converged)

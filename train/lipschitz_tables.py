@@ -76,10 +76,10 @@ def tightness(results: dict, ramps: dict, config: Any, workdir: Path) -> None:
     note = (
         "Estimate: over random pairs, as in Table 1. Exact: the largest slope on [-0.5, 0.5], by\n"
         "neighbours on a fine grid and by derivatives, in float64, of the exact network (no inner\n"
-        "loop). Fresh: over [-2, 2]. Best possible: of slopes in [1, L]; best on these points: of\n"
-        "the ramps of slope L with the least error at each seed's points, the middle one.\n"
+        "loop). Fresh: over [-2, 2]. Best possible: of slopes in [1, L]; best ramp there: of the\n"
+        "ramps of slope L that fit each seed's points best, the middle one; no bound.\n"
         "Unsolved: share of the inner solves of the estimate that stopped short of their\n"
-        f"tolerance.\n\n{provenance(config)}"
+        f"tolerance. {_settings(config, models)}\n\n{provenance(config)}"
     )
     _write(long, workdir, "tightness", config, note)
 
@@ -88,7 +88,7 @@ LONG = ["L", "model", "estimate %", "exact %", "training MSE", "fresh MSE", "/ b
 
 
 def _add_rows(table: Table, results: dict, models: dict, constants: Any, ramps: Any = None):
-    """One row per constant and model, then the best on these points and the best possible."""
+    """One row per constant and model, then the best ramp at the points and the best possible."""
     for bound in constants:
         for name, model in models.items():
             numbers, _ = results[name, bound]
@@ -112,6 +112,17 @@ def _add_rows(table: Table, results: dict, models: dict, constants: Any, ramps: 
         table.add(f"{bound:g}", "best possible", "", "100", "", f"{best_mse(bound):.5f}", "1", "")
 
 
+def _settings(config: Any, models: dict) -> str:
+    """Rates and losses, which differ between rows."""
+    texts = [f"Peak rate {config.fit.lr:g}, Adam's b2 0.999, squared error; but"]
+    for model in models.values():
+        rate = config.fit.lr * model.lr_scale
+        loss = getattr(model, "loss", "squared").replace("_", "-")
+        if (model.lr_scale, model.b2, loss) != (1.0, 0.999, "squared"):
+            texts.append(f"{model.title}: {rate:g}, {model.b2:g}, {loss};")
+    return "\n".join(texts).rstrip(";") + "." if len(texts) > 1 else texts[0][:-5] + "."
+
+
 def evenly(results: dict, config: Any, workdir: Path) -> None:
     """The jump once more, fitted to evenly spaced points.
 
@@ -124,8 +135,8 @@ def evenly(results: dict, config: Any, workdir: Path) -> None:
     table = Table(LONG, f"The jump from evenly spaced points: {_runs(config)}, mean±sd")
     _add_rows(table, results, models, part.constants)
     note = (
-        "Columns as in tightness.md. The seeds differ in parameters and order, not in points.\n\n"
-        f"{provenance(config)}"
+        "Columns as in tightness.md. The seeds differ in parameters and order, not in points.\n"
+        f"{_settings(config, models)}\n\n{provenance(config)}"
     )
     _write(table, workdir, "tightness_even", config, note)
 

@@ -8,6 +8,11 @@ theorem its gradient in the parameters is :math:`\partial_\theta G(y) - \partial
 one inner solve, two gradients of the potential, and no system with its Hessian. Where the Hessian
 varies by orders of magnitude (a sharp core), squared errors of :math:`y^*` are dominated by the
 few examples where it is small; this loss is not.
+
+It is a loss for targets **without noise**. Where y scatters around its mean m with a learned G, the
+mean loss is :math:`D_G(m, y^*) + E\,G(y) - G(m)`, and the last two terms reward a flat G, that is,
+steep slopes: for :math:`G = y^2/(2b)`, y = b_0 x + noise of variance s^2 and :math:`E x^2 = 1` the
+minimiser is :math:`b = \sqrt{b_0^2 + s^2}`. With noise, use the squared error, or end with it.
 """
 
 from typing import Any
@@ -36,7 +41,7 @@ def fenchel_young_loss(
       solver: see :class:`Solver`; None means ``Solver()``.
 
     Returns:
-      `[]`, non-negative up to rounding, in the dtype of ``x``.
+      `[]`, non-negative up to rounding.
 
     Raises:
       ValueError: if the shapes of ``x`` and ``y`` differ, or as ``conjugate``.

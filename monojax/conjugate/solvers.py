@@ -235,8 +235,12 @@ def minimise(
         del active
         return value_fn(y)
 
+    def met(norm):
+        # Where a norm overflows, inf <= inf would pass for success.
+        return (norm <= threshold) & jnp.isfinite(norm) & jnp.isfinite(threshold)
+
     def status(norm, waiting):
-        return ~jnp.isfinite(norm) | (norm <= threshold) | (waiting >= solver.patience)
+        return ~jnp.isfinite(norm) | met(norm) | (waiting >= solver.patience)
 
     def body(s: _Loop) -> _Loop:
         updates, inner = method.update(
@@ -306,4 +310,4 @@ def minimise(
     else:
         loop = jax.lax.while_loop(lambda s: ~s.done & (s.step < solver.max_steps), body, loop)
         argmax, norm = loop.best, loop.best_norm
-    return Solution(argmax, norm, loop.step, norm <= threshold, loop.curvature)
+    return Solution(argmax, norm, loop.step, met(norm), loop.curvature)
