@@ -106,9 +106,7 @@ def _add_rows(table: Table, results: dict, models: dict, constants: Any, ramps: 
         if ramps:
             ramp = np.asarray(ramps[bound])
             ratio = spread(ramp / best_mse(bound), 2)
-            table.add(
-                f"{bound:g}", "best ramp there", "", "100", "", spread(ramp, 5), ratio, ""
-            )
+            table.add(f"{bound:g}", "best ramp there", "", "100", "", spread(ramp, 5), ratio, "")
         table.add(f"{bound:g}", "best possible", "", "100", "", f"{best_mse(bound):.5f}", "1", "")
 
 
