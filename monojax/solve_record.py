@@ -1,8 +1,8 @@
 """What the inner solves of a network did: one entry per example, or one count per training step.
 
-Networks with an inner solve (`BLNN`, `PartialBLNN`) write a count into the linen collection
-``"diagnostics"`` whenever the caller makes it mutable. It comes from the forward solve itself, so
-it costs a sum; without ``mutable`` nothing is computed.
+Networks with an inner solve (`BLNN`, `PartialBLNN`, `ConvBLNN`) write a count into the linen
+collection ``"diagnostics"`` whenever the caller makes it mutable. It comes from the forward solve
+itself, so it costs a sum; without ``mutable`` nothing is computed.
 """
 
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""Measured properties. A metric can refute a property; :mod:`monojax.certify` proves one."""
+"""Measured properties. A metric can refute a property; it cannot prove one."""
 
 from monojax.metrics.lipschitz import adjacent_differences, empirical_lipschitz, local_gains
 from monojax.metrics.lipschitz_search import Extremes, exact_lipschitz_1d, search_lipschitz
