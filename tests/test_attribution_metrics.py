@@ -8,6 +8,8 @@ import pytest
 from monojax import attribution
 from monojax.attribution import metrics
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")  # many programs, each run once
+
 KERNEL = np.random.default_rng(0).normal(size=(3, 3, 2, 3))
 
 
