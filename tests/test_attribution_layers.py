@@ -120,7 +120,7 @@ def test_bad_input_of_at_layers(net):
     run = functools.partial(fn, model)
     with pytest.raises(ValueError, match="unknown method 'gradcam'; there is gradient"):
         attribution.at_layers(run, x, 0, "gradcam", [None], args=(variables,))
-    with pytest.raises(ValueError, match="near matches: .*depthwise"):
+    with pytest.raises(ValueError, match=r"near matches: .*depthwise"):
         attribution.at_layers(run, x, 0, "gradient", ["deptwise"], args=(variables,))
     with pytest.raises(ValueError, match="needs float64"):
         attribution.at_layers(run, x, 0, "split_lrp", [None], args=(variables,))

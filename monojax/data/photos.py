@@ -5,6 +5,9 @@ import itertools
 import json
 import os
 from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -190,3 +193,71 @@ def _pictures(content: np.ndarray, offsets: np.ndarray) -> list:
     image_module = require("PIL.Image", "train")
     parts = [content[a:b].tobytes() for a, b in itertools.pairwise(offsets)]
     return [image_module.open(io.BytesIO(part)).convert("RGB") for part in parts]
+
+
+def imagenet_s(directory: PathLike, part: str = "validation", size: int = 224) -> MaskedPhotos:
+    """ImageNet-S (50, 300 or 919 classes): photographs of ImageNet with masks of their class.
+
+    Layout, as published: ``PART/WNID/NAME.JPEG``, ``PART-segmentation/WNID/NAME.png`` and
+    ``categories.txt`` (one WNID per line: line i is mask id i) in the folder; masks hold
+    id = R + 256 G, 0 for other things and 1000 for pixels to ignore. Shorter side to 256 / 224 of
+    ``size``, centre crop.
+
+    Args:
+      directory: the folder.
+      part: "validation" or another part with masks.
+      size: side of the square.
+
+    Returns:
+      MaskedPhotos; ``ids`` are the images' names, ``names`` their WNIDs. Images without a pixel of
+      their class in the crop are left out.
+
+    Raises:
+      FileNotFoundError: if a folder or file is missing; says what is expected where.
+    """
+    image_module = require("PIL.Image", "train")
+    root = Path(directory)
+    listing = root / "categories.txt"
+    if not (root / part).is_dir() or not listing.is_file():
+        raise FileNotFoundError(
+            f"{root} is no copy of ImageNet-S: it needs {part}/WNID/*.JPEG, "
+            f"{part}-segmentation/WNID/*.png and categories.txt (WNIDs in the order of mask ids). "
+            "Get ImageNet (a licence is needed) and the ImageNet-S annotations, then pass the "
+            "folder, for train/explain as --config.imagenet_s=DIR."
+        )
+    wnids = listing.read_text().split()
+    index = _imagenet_indices()
+    kept = []
+    for wnid in wnids:
+        for path in sorted((root / part / wnid).glob("*.JPEG")):
+            mask_path = root / f"{part}-segmentation" / wnid / f"{path.stem}.png"
+            if not mask_path.is_file():
+                raise FileNotFoundError(f"{mask_path} is missing.")
+            code = np.asarray(image_module.open(mask_path).convert("RGB"), np.int64)
+            own = code[..., 0] + 256 * code[..., 1] == wnids.index(wnid) + 1
+            picture = _centre(image_module.open(path).convert("RGB"), size, "BICUBIC")
+            mask = _centre(image_module.fromarray(own.astype(np.uint8)), size, "NEAREST")
+            if np.asarray(mask).any():
+                kept.append((np.asarray(picture), np.asarray(mask, bool), wnid, path.stem))
+    if not kept:
+        raise FileNotFoundError(f"{root / part} has no images with masks.")
+    images, masks, names, ids = zip(*kept, strict=True)
+    classes: list[tuple[int, ...]] = [(index[name],) for name in names]
+    return MaskedPhotos(np.stack(images), np.stack(masks), list(names), classes, np.asarray(ids))
+
+
+def _centre(picture: Any, size: int, method: str) -> Any:
+    """Shorter side to size * 256 / 224, then the middle square."""
+    image_module = require("PIL.Image", "train")
+    short = round(size * 256 / 224)
+    scale = short / min(picture.size)
+    shape = [max(short, round(n * scale)) for n in picture.size]
+    picture = picture.resize(shape, getattr(image_module.Resampling, method))
+    left, top = ((n - size) // 2 for n in picture.size)
+    return picture.crop((left, top, left + size, top + size))
+
+
+def _imagenet_indices() -> dict[str, int]:
+    """WNID to class index: the 1000 WNIDs in sorted order, as ImageNet-1k numbers them."""
+    entry = resources.files("monojax.data") / "files" / "imagenet_wnids.txt"
+    return {wnid: i for i, wnid in enumerate(entry.read_text().split())}
