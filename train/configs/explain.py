@@ -65,13 +65,12 @@ def get_config(mode="full"):
         c.sweep.images, c.sweep.samples = 30, 5
         c.screen_steps = 5
         c.validation, c.alphas = 12, (0.3, 0.35, 0.4, 0.45)
-        c.studies = (
-            study("squeezenet1_1", "coco128", samples=10, patches=16),
-            study(
-                "efficientnet_lite0", "coco128", images=30, samples=5, patches=32, pixel_steps=10
-            ),
-            study("squeezenet1_1", "imagenet", images=100, samples=4, patches=32, pixel_steps=10),
-        )
+        fewer = dict(patches=32, pixel_steps=10, pixels=1004)
+        studies = [
+            study(small, "coco128", samples=10, patches=16),
+            study(large, "coco128", images=30, samples=5, **fewer),
+            study(small, "imagenet", images=100, samples=4, **fewer),
+        ]
     elif mode == "quick":
         c.methods = ("gradient", "grad_cam", "lrp_epsilon", "split_cam", "random")
         c.validation, c.screen_samples, c.alphas, c.pictures = 2, 1, (0.4,), 1
