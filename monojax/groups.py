@@ -287,7 +287,7 @@ def detection_scores(totals: jax.Array, logits: jax.Array) -> DetectionScores:
 class ClassReport(NamedTuple):
     """Per true class, `[K]` each; NaN for a class without examples."""
 
-    count: jax.Array
+    examples: jax.Array
     """int32: examples of the class."""
     output_accuracy: jax.Array
     """Share of them that the output layer names rightly."""
@@ -332,7 +332,7 @@ def class_report(totals: jax.Array, logits: jax.Array, labels: Any) -> ClassRepo
     own = jnp.take_along_axis(shares, labels[:, None], axis=1)[:, 0]
     confusion = jnp.zeros((num_classes, num_classes), jnp.int32).at[labels, named].add(1)
     return ClassReport(
-        count=count,
+        examples=count,
         output_accuracy=mean(predicted == labels),
         activation_accuracy=mean(named == labels),
         agreement=mean(named == predicted),

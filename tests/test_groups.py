@@ -108,6 +108,7 @@ def test_gradient_agrees_with_finite_differences(form, x64):
     params = {"w": jnp.asarray(rng.normal(size=(W, 6))), "v": jnp.asarray(rng.normal(size=(K, 6)))}
     point, unravel = ravel_pytree((params, maps(0, (3, 2, 2), jnp.float64) + 0.1))
 
+    @jax.jit
     def penalty(flat):
         params, a = unravel(flat)
         head = functools.partial(curved_head, params) if form == "gradient" else None
@@ -187,7 +188,7 @@ def test_class_report_counts_by_hand():
     totals = jnp.array([[3.0, 1.0, 0.0], [0.0, 1.0, 1.0], [1.0, 3.0, 0.0], [2.0, 2.0, 0.0]])
     logits = jnp.eye(3)[jnp.array([0, 0, 1, 1])]
     report = jax.jit(groups.class_report)(totals, logits, jnp.array([0, 0, 1, 1]))
-    np.testing.assert_array_equal(report.count, [2, 2, 0])
+    np.testing.assert_array_equal(report.examples, [2, 2, 0])
     np.testing.assert_allclose(report.output_accuracy, [1, 1, np.nan])
     np.testing.assert_allclose(report.activation_accuracy, [0.5, 0.5, np.nan])
     np.testing.assert_allclose(report.agreement, [0.5, 0.5, np.nan])
