@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from monojax.data import images
-from monojax.data.images import fashion_mnist, mnist, notmnist
+from monojax.data.images import cifar10, fashion_mnist, mnist, notmnist
 
 
 def test_mnist_counts(data_dir):
@@ -36,8 +36,55 @@ def test_a_missing_or_another_file_is_named(tmp_path):
     (tmp_path / "images" / "mnist.npz").write_bytes(b"something else")
     with pytest.raises(ValueError, match="is not the expected file"):
         mnist(tmp_path)
-    with pytest.raises(ValueError, match="'files' or 'tfds', got 'web'"):
+    with pytest.raises(ValueError, match="'tfds' or 'directory', got 'web'"):
         mnist(tmp_path, source="web")
+
+
+def test_cifar10_counts_and_order(data_dir):
+    pytest.importorskip("PIL", reason="CIFAR-10 is stored as JPEG; the extra data has Pillow")
+    data = cifar10(data_dir)
+    assert data.x_train.shape == (50000, 32, 32, 3) and data.x_test.shape == (10000, 32, 32, 3)
+    assert data.x_train.dtype == np.uint8 and data.y_train.dtype == np.int32
+    assert np.bincount(data.y_train).tolist() == [5000] * 10
+    assert np.bincount(data.y_test).tolist() == [1000] * 10
+    assert np.bincount(data.y_train[:70]).tolist() == [7] * 10
+    # The published means per channel, 125.3, 123.0, 113.9; JPEG moves them by far less than 0.5.
+    np.testing.assert_allclose(data.x_train.mean(axis=(0, 1, 2)), [125.3, 123.0, 113.9], atol=0.5)
+
+
+@pytest.mark.parametrize("grey", [True, False])
+def test_folders_of_images(tmp_path, grey):
+    image = pytest.importorskip("PIL.Image", reason="the extra data has Pillow")
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (4, 5, 6) if grey else (4, 5, 6, 3), np.uint8)
+    names = ["train/b/0.png", "train/a/0.png", "test/b/0.png", "train/b/1.PNG"]
+    for name, array in zip(names, pixels, strict=True):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        image.fromarray(array).save(tmp_path / name)
+    (tmp_path / "train" / "a" / "notes.txt").write_text("no image")
+    data = cifar10(tmp_path, source="directory")
+    np.testing.assert_array_equal(data.x_train, pixels[[1, 0, 3]])
+    np.testing.assert_array_equal(data.x_test, pixels[[2]])
+    assert data.y_train.tolist() == [0, 1, 1] and data.y_test.tolist() == [1]
+    image.fromarray(pixels[0][:3]).save(tmp_path / "train" / "a" / "1.png")
+    with pytest.raises(ValueError, match="differ in size"):
+        mnist(tmp_path, source="directory")
+
+
+def test_folders_that_are_not_there_or_empty_or_unknown(tmp_path):
+    with pytest.raises(FileNotFoundError, match="DIR/train/CLASS"):
+        mnist(None, source="directory")
+    with pytest.raises(FileNotFoundError, match="DIR/train/CLASS"):
+        mnist(tmp_path, source="directory")
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="holds no"):
+        mnist(tmp_path, source="directory")
+    image = pytest.importorskip("PIL.Image", reason="the extra data has Pillow")
+    (tmp_path / "test" / "z").mkdir(parents=True)
+    for name in ("train/a/0.png", "test/z/0.png"):
+        image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / name)
+    with pytest.raises(ValueError, match="is a class that"):
+        mnist(tmp_path, source="directory")
 
 
 class FakeTfds(types.ModuleType):
