@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from monojax.groups import ExtraMaps
+
 _he = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
 
 
@@ -50,6 +52,8 @@ class WideResNet(nn.Module):
       dropout: probability inside the blocks, drawn with the rng "dropout"; 0.3 there.
       dtype: of the computation; None follows the input and parameters.
       axis_name: the `pmap` axis over which batch statistics are taken.
+      maps: number of maps of an added last convolution (:class:`monojax.groups.ExtraMaps`), a
+        multiple of ``num_classes``, for widths whose own 64 width maps do not divide; 0 adds none.
 
     Reference:
       Zagoruyko, Komodakis, "Wide Residual Networks", BMVC 2016, arXiv 1605.07146.
@@ -61,6 +65,7 @@ class WideResNet(nn.Module):
     dropout: float = 0.3
     dtype: Any = None
     axis_name: str | None = None
+    maps: int = 0
 
     def setup(self):
         """Names the parts: conv1, block1_0, ..., bn, fc."""
@@ -86,6 +91,8 @@ class WideResNet(nn.Module):
                 )
                 setattr(self, f"block{stage + 1}_{i}", module)
         self.bn = _norm(self, None)
+        if self.maps:
+            self.extra = ExtraMaps(self.maps, self.num_classes, self.dtype, self.axis_name)
         self.fc = nn.Dense(self.num_classes, dtype=self.dtype)
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -93,7 +100,7 @@ class WideResNet(nn.Module):
         return self._head(self._features(x, train))
 
     def features(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """`[b, h, w, 3]` to the maps before the pooling, `[b, h/4, w/4, 64 width]`."""
+        """`[b, h, w, 3]` to the maps before the pooling, `[b, h/4, w/4, 64 width]` (or `maps`)."""
         return self._features(x, train)
 
     def head(self, maps: jax.Array) -> jax.Array:
@@ -106,7 +113,8 @@ class WideResNet(nn.Module):
         for stage in range(3):
             for i in range((self.depth - 4) // 6):
                 x = getattr(self, f"block{stage + 1}_{i}")(x, train)
-        return nn.relu(self.bn(x, use_running_average=not train))
+        x = nn.relu(self.bn(x, use_running_average=not train))
+        return self.extra(x, train) if self.maps else x
 
     @nn.nowrap
     def _head(self, maps):
