@@ -170,7 +170,7 @@ def _describe(problems: Mapping[str, list[str]]) -> str:
 
 
 def _plain(tensors: Mapping[str, np.ndarray]) -> list[Entry]:
-    """``a/b/w`` and ``a/b/b`` to kernel and bias of the module at ``a/b``; ``block7`` is block_7."""
+    """``a/b/w`` and ``a/b/b`` to kernel and bias at ``a/b``; ``block7`` is block_7."""
     leaves = {"w": "kernel", "b": "bias"}
     entries = []
     for name in tensors:
