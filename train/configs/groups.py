@@ -30,7 +30,7 @@ def get_config(mode="mnist"):
     c.optimizer = dict(
         name="adadelta", lr=1.0, momentum=0.9, weight_decay=0.0, drops=(), factor=1.0
     )
-    c.model = dict(name="mnist_cnn", maps=40, widths=(16, 32), depth=0, width=0, dropout=0.0)
+    c.model = dict(name="mnist_cnn", maps=20, widths=(8, 16), depth=0, width=0, dropout=0.0)
     c.penalties = dict(plain=PLAIN, group=dict(gamma=5.0, mu=10.0, form="gradient"))
     c.unfamiliar = ("fashion_mnist", "notmnist", "noise", "inversions", "blends", "pgd")
     c.checkpoint_every = 0  # steps; 0: every epoch
