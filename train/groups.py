@@ -59,6 +59,8 @@ def check(config: Any) -> None:
     for key, number in least.items():
         if number < 1:
             raise ValueError(f"config.{key} must be at least 1, got {number!r}.")
+    if config.data != "mnist" and {"fashion_mnist", "notmnist"} & set(config.unfamiliar):
+        raise ValueError("fashion_mnist and notmnist are unfamiliar inputs only of mnist.")
     if not config.epochs > 0:
         raise ValueError(f"config.epochs must be > 0, got {config.epochs!r}.")
     num_maps = build(config, 10).maps or 64 * config.model.width
