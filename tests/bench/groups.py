@@ -9,11 +9,11 @@ compiled programs.
 """
 
 import argparse
+import functools
 import statistics
 import time
 
 import jax
-import jax.numpy as jnp
 import optax
 
 import monojax as mj
@@ -115,7 +115,7 @@ def main():
         programs = {
             form: step_of(model, num_classes, form).lower(*args).compile() for form in forms
         }
-        calls = {form: (lambda p=p: p(*args)) for form, p in programs.items()}
+        calls = {form: functools.partial(p, *args) for form, p in programs.items()}
         times = medians(calls, options.repeats)
         here = {}
         for form, program in programs.items():

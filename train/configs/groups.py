@@ -31,7 +31,11 @@ def get_config(mode="mnist"):
         name="adadelta", lr=1.0, momentum=0.9, weight_decay=0.0, drops=(), factor=1.0
     )
     c.model = dict(name="mnist_cnn", maps=20, widths=(8, 16), depth=0, width=0, dropout=0.0)
-    c.penalties = dict(plain=PLAIN, group=dict(gamma=5.0, mu=10.0, form="gradient"))
+    c.penalties = dict(
+        plain=PLAIN,
+        gradient=dict(gamma=50.0, mu=1.0, form="gradient"),
+        activation=dict(gamma=5.0, mu=10.0, form="activation"),
+    )
     c.unfamiliar = ("fashion_mnist", "notmnist", "noise", "inversions", "blends", "pgd")
     c.checkpoint_every = 0  # steps; 0: every epoch
     if mode == "select":
@@ -57,6 +61,7 @@ def get_config(mode="mnist"):
         c.seeds, c.epochs, c.valid = (0, 1), 2.0, 200
         c.train_limit, c.test_limit, c.batch_size = 512, 200, 32
         c.model.update(maps=20, widths=(4, 8))
+        c.penalties = dict(plain=PLAIN, group=dict(gamma=5.0, mu=10.0, form="gradient"))
     return c
 
 
