@@ -117,7 +117,7 @@ def published_table(results: Any, config: Any) -> Table:
     model = config.model
     title = (
         f"Table 3, top-1 % of the output layer / of the maps; ours: WRN-{model.depth}-{model.width}"
-        f", {config.epochs:g} epochs' iterations on JPEG copies, {len(config.seeds)} seeds; "
+        f", the iterations of {config.epochs:g} full epochs on JPEG copies, {len(config.seeds)} seeds; "
         "published: their WideResNet, 600 epochs"
     )
     table = Table(["network", *(f"{100 * share:g}%" for share in shares)], title)
@@ -185,7 +185,7 @@ def _plot_detection(axis: Any, results: Any, config: Any) -> None:
     axis.axhline(0.5, color="0.7", linewidth=1)
     axis.set_xticks(places, [SETS[name] for name in config.unfamiliar], rotation=20)
     axis.set(ylabel="AUROC", ylim=(0, 1.02), title="telling unfamiliar inputs, a mark per seed")
-    axis.legend(fontsize=7, loc="lower left")
+    axis.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.22))
 
 
 def _percent(values: Any) -> str:
