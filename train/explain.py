@@ -31,6 +31,7 @@ from train.explain_judges import (
 from train.explain_networks import DATA, NETWORKS, Images, images, network, targets
 
 CHUNK = 5  # images per cell
+SIZES = {"coco128": 79, "imagenet": 250}  # for the progress bar
 SCREENED = {"pointing": -1, "localisation": -1, "flipping": 1, "sensitivity": 1}
 """Measures that choose a setting, and the sign that makes lower better."""
 
@@ -82,7 +83,8 @@ def total_steps(config: Any) -> int:
       The number.
     """
     screens = len({s.network for s in studies(config)}) * len(config.methods) * config.validation
-    judged = sum(s.images for s in studies(config)) * len(config.methods)
+    judged = sum(min(s.images, SIZES.get(s.data, s.images)) for s in studies(config))
+    judged *= len(config.methods)
     return screens + judged + len(config.sweep.alphas) * config.sweep.images
 
 
@@ -100,9 +102,8 @@ def run(config: Any, workdir: Path, bar: Any) -> None:
     swept = False
     for study in studies(config):
         net = network(study.network, config.weights.get(study.network, ""))
-        judge = Judge(
-            net, study.pixel_steps, study.pixels_in_step, study.patches_in_step, config.batch
-        )
+        steps = study.pixel_steps, study.pixels_in_step, study.patches_in_step
+        judge = Judge(net, *steps, config.batch, config.screen_steps)
         data = images(study.data, config.imagenet_s)
         if study.network not in chosen:
             if data.masks is None:
@@ -171,6 +172,7 @@ def screen(
             continue
         asked = _asked(study, judge, data, which, method, config)
         asked |= {"settings": list(map(str, settings)), "samples": config.screen_samples}
+        asked |= {"steps": config.screen_steps}
 
         def compute(method=method, settings=settings):
             rows = []
@@ -244,7 +246,8 @@ def judged(
     which = rest[: study.images]
     inputs = judge.net.prepare(data.pixels[which])
     labels, right = targets(judge.net, inputs, [data.choices[i] for i in which])
-    bar.update(len(config.methods) * (study.images - len(which)))
+    expected = min(study.images, SIZES.get(data.name, study.images))
+    bar.update(len(config.methods) * (expected - len(which)))
     values: dict[str, dict[str, list[float]]] = {method: {} for method in config.methods}
     for start in range(0, len(which), CHUNK):
         for method in config.methods:
@@ -318,7 +321,8 @@ def sweep(
         for alpha in config.sweep.alphas:
             setting = Setting(layer, alpha, False)
             asked = _asked(study, judge, data, which, method, config)
-            asked |= {"setting": str(setting), "samples": config.sweep.samples, "sweep": 1}
+            asked |= {"setting": str(setting), "samples": config.sweep.samples}
+            asked |= {"sweep": config.screen_steps}
 
             def compute(method=method, setting=setting):
                 rows = [
@@ -382,6 +386,7 @@ def describe(config: Any) -> str:
     )
     return (
         f"Settings chosen on at most {config.validation} validation images with "
-        f"{config.screen_samples} sensitivity samples (mean rank over "
+        f"{config.screen_samples} sensitivity samples and {config.screen_steps} steps of pixel "
+        f"flipping (mean rank over "
         f"{', '.join(SCREENED)}), alphas {json.dumps(list(config.alphas))}. {counts}."
     )

@@ -137,13 +137,20 @@ class Judge:
       pixels_in_step: pixels per step, all channels at once.
       patches_in_step: of selectivity, patches of 8 x 8.
       batch: perturbed or noisy images at once.
+      screen_steps: steps of pixel flipping when many settings are screened; as many pixels go.
     """
 
     def __init__(
-        self, net: Network, pixel_steps: int, pixels_in_step: int, patches_in_step: int, batch: int
+        self,
+        net: Network,
+        pixel_steps: int,
+        pixels_in_step: int,
+        patches_in_step: int,
+        batch: int,
+        screen_steps: int,
     ):
         """See the class."""
-        self.net, self.batch = net, batch
+        self.net, self.batch, self.screen_steps = net, batch, screen_steps
         self._removal = pixel_steps, pixels_in_step, patches_in_step
         self._programs: dict[Any, Any] = {}
         self._casts: dict[bool, Any] = {}
@@ -232,16 +239,16 @@ class Judge:
         return tuple(np.asarray(a) for a in out)
 
     def _flipped(self, x, v, target, found):
-        pixel_steps, pixels_in_step, _ = self._removal
+        pixels = self._removal[0] * self._removal[1] // self.screen_steps
         spread = lambda a: jnp.broadcast_to(a[..., None], x.shape)
         flip = lambda a: metrics.pixel_flipping(
             self.net.fn, x, target, spread(a), args=(v,), batch_size=self.batch,
-            features_in_step=pixels_in_step * x.shape[-1], steps=pixel_steps,
+            features_in_step=pixels * x.shape[-1], steps=self.screen_steps,
         ).auc  # fmt: skip
         return jax.lax.map(flip, found)
 
     def flipped(self, x: Any, target: int, found: np.ndarray) -> np.ndarray:
-        """Pixel flipping of several maps.
+        """Pixel flipping of several maps, in ``screen_steps`` steps.
 
         Args:
           x: input.

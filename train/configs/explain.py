@@ -39,6 +39,7 @@ def get_config(mode="full"):
     c.methods = METHODS
     c.validation = 20
     c.screen_samples = 10
+    c.screen_steps = 20  # of pixel flipping, over the same share of pixels
     c.alphas = (0.3, 0.35, 0.4, 0.45)
     c.batch = 16  # perturbed images at once
     c.pictures = 6  # rows of the grid
@@ -62,17 +63,18 @@ def get_config(mode="full"):
     ]
     if mode == "reduced":
         c.sweep.images, c.sweep.samples = 30, 5
+        c.screen_steps = 5
         c.validation, c.alphas = 12, (0.3, 0.35, 0.4, 0.45)
-        c.studies = (
-            study("squeezenet1_1", "coco128", samples=10, patches=16),
-            study(
-                "efficientnet_lite0", "coco128", images=30, samples=5, patches=32, pixel_steps=10
-            ),
-            study("squeezenet1_1", "imagenet", images=100, samples=4, patches=32, pixel_steps=10),
-        )
+        fewer = dict(patches=32, pixel_steps=10, pixels=1004)
+        studies = [
+            study(small, "coco128", samples=10, patches=16),
+            study(large, "coco128", images=30, samples=5, **fewer),
+            study(small, "imagenet", images=100, samples=4, **fewer),
+        ]
     elif mode == "quick":
         c.methods = ("gradient", "grad_cam", "lrp_epsilon", "split_cam", "random")
         c.validation, c.screen_samples, c.alphas, c.pictures = 2, 1, (0.4,), 1
+        c.screen_steps = 2
         c.sweep.alphas, c.sweep.images, c.sweep.samples = (0.4, 0.5), 1, 1
         studies = [study(small, "coco128", 2, 1, patches=196, pixel_steps=2)]
     elif mode == "imagenet_s":
