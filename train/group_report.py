@@ -116,9 +116,9 @@ def published_table(results: Any, config: Any) -> Table:
     shares = list(config.shares)
     model = config.model
     title = (
-        f"Table 3, top-1 % of the output layer / of the maps; ours: WRN-{model.depth}-{model.width}"
-        f", the iterations of {config.epochs:g} full epochs on JPEG copies, {len(config.seeds)} seeds; "
-        "published: their WideResNet, 600 epochs"
+        f"Table 3, top-1 % of the output layer / of the maps; ours: WRN-{model.depth}-"
+        f"{model.width}, the iterations of {config.epochs:g} full epochs on JPEG copies, "
+        f"{len(config.seeds)} seeds; published: their WideResNet, 600 epochs"
     )
     table = Table(["network", *(f"{100 * share:g}%" for share in shares)], title)
     for name in dict.fromkeys(name for name, _ in results):
