@@ -117,27 +117,29 @@ def run(config: Any, workdir: Path, bar: Any) -> dict[Any, Any]:
       ``{(penalty, share): [result of each seed]}``.
     """
     problem = load_problem(config)
+    model = build(config, problem.num_classes)
+    predict = predictor(problem, model)  # one compiled program for all cells
     results: dict[Any, Any] = {}
     for seed in config.seeds:  # seeds outside: a first table of all kinds is there early
         for share in config.shares:
             for name in sorted(config.penalties, key=lambda name: config.penalties[name].gamma > 0):
                 cell = Path(workdir) / "cells" / f"{name}-{share:g}-{seed}"
-                result = _cell(problem, config, name, share, seed, cell, bar)
+                result = _cell(problem, model, predict, config, name, share, seed, cell, bar)
                 results.setdefault((name, share), []).append(result)
     report(results, config, Path(workdir))
     return results
 
 
-def _cell(problem, config, name, share, seed, directory, bar):
+def _cell(problem, model, predict, config, name, share, seed, directory, bar):
     """A cell's result: from its file, or trained and measured now."""
     file = directory / "result.json"
     if file.exists():
         bar.update(num_steps(config))
         return json.loads(file.read_text())
-    model = build(config, problem.num_classes)
-    state = train(problem, model, config, config.penalties[name], share, seed, directory, bar)
+    penalty = config.penalties[name]
+    state = train(problem, model, predict, config, penalty, share, seed, directory, bar)
     variables = {"params": state.params, **state.model_state}
-    result = measure(problem, model, variables, config, seed)
+    result = measure(problem, model, predict, variables, config, seed)
     write_atomically(file, json.dumps(result, indent=1) + "\n")
     return result
 
@@ -161,6 +163,7 @@ def build(config: Any, num_classes: int) -> Any:
 def train(
     problem: Problem,
     model: Any,
+    predict: Any,
     config: Any,
     penalty: Any,
     share: float,
@@ -173,6 +176,7 @@ def train(
     Args:
       problem: the data.
       model: from :func:`build`.
+      predict: from :func:`predictor`.
       config: epochs, batch_size, optimizer.
       penalty: gamma, mu, form; gamma 0 is the plain network.
       share: of the training data, balanced over the classes.
@@ -194,7 +198,7 @@ def train(
         key_run, variables["params"], optimizer, {"batch_stats": variables["batch_stats"]}
     )
     step = jit_step(make_loss(problem, model, penalty), optimizer)
-    epoch, predict = steps_per_epoch(config), predictor(problem, model)
+    epoch = steps_per_epoch(config)
 
     def evaluate(state):
         variables = {"params": state.params, **state.model_state}
@@ -309,12 +313,15 @@ def predictor(problem: Problem, model: Any) -> Any:
     return predict
 
 
-def measure(problem: Problem, model: Any, variables: Any, config: Any, seed: int) -> dict[str, Any]:
+def measure(
+    problem: Problem, model: Any, predict: Any, variables: Any, config: Any, seed: int
+) -> dict[str, Any]:
     """Accuracies, per-class numbers and detection of unfamiliar inputs of one trained network.
 
     Args:
       problem: the data.
       model: the network.
+      predict: from :func:`predictor`.
       variables: trained.
       config: unfamiliar.
       seed: of noise, blends and attacks.
@@ -323,7 +330,6 @@ def measure(problem: Problem, model: Any, variables: Any, config: Any, seed: int
       JSON-able: test_output, test_activation, valid_..., classes, auroc and detected (set to
       score to number).
     """
-    predict = predictor(problem, model)
     logits, totals = predict(variables, problem.x_test)
     result: dict[str, Any] = _accuracies(logits, totals, problem.y_test, "test")
     if len(problem.y_valid):
