@@ -241,9 +241,51 @@ def torch_norm(name: str, path: str) -> list[Entry]:
     ]
 
 
+def _torch_conv(name: str, path: str) -> Entry:
+    """A convolution of PyTorch without bias."""
+    return Entry(f"{name}.weight", f"params/{path}/kernel", "oihw")
+
+
+def _resnet(depth: int) -> Published:
+    """torchvision's ResNet: width, classes and stem are read off the tensors."""
+
+    def build(tensors):
+        from monojax.models.resnet import ResNet
+
+        kernel = tensors["conv1.weight"].shape
+        stem = "imagenet" if kernel[-1] == 7 else "cifar"
+        return ResNet(tensors["fc.weight"].shape[0], kernel[0], stem, depth=depth)
+
+    return Published(build, _resnet_table, (1, 224, 224, 3), ("num_batches_tracked",))
+
+
+def _resnet_table(tensors: Mapping[str, np.ndarray]) -> list[Entry]:
+    """``layer1.0.conv1`` to ``layer1_0/conv1``, ``downsample.0`` and ``.1`` to conv and norm."""
+    entries = [
+        Entry("fc.weight", "params/fc/kernel", "linear"),
+        Entry("fc.bias", "params/fc/bias"),
+    ]
+    for name in tensors:
+        module = name.removesuffix(".weight")
+        if module == name or module == "fc":
+            continue
+        path = re.sub(r"^(layer\d)\.(\d+)\.", r"\1_\2/", module)
+        path = path.replace("downsample.0", "downsample_conv").replace(
+            "downsample.1", "downsample_bn"
+        )
+        if tensors[name].ndim == 4:
+            entries.append(_torch_conv(module, path))
+        else:
+            entries += torch_norm(module, path)
+    return entries
+
+
 PUBLISHED: dict[str, Published] = {
     "squeezenet1_1": Published(_squeezenet, _plain, (1, 224, 224, 3)),
     "efficientnet_lite0": Published(_efficientnet_lite0, _plain, (1, 224, 224, 3)),
+    "resnet18": _resnet(18),
+    "resnet34": _resnet(34),
+    "resnet50": _resnet(50),
     "vgg16": Published(_vgg16, _vgg16_table, (1, 224, 224, 3)),
 }
 """Models whose weights can be read, by name."""
