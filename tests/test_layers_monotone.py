@@ -138,26 +138,27 @@ TARGETS = {"sqrt": (jnp.sqrt, 0.04, 4.0), "tanh": (jnp.tanh, -3.0, 3.0)}
 
 @pytest.fixture(scope="module")
 def fits(quick_compiles):
-    """Share of concave units to the two networks' values on the grids, `[2, 121]`."""
+    """Share of concave units to values on the grids `[2, 3, 121]`: two targets, three starts."""
     z = jnp.linspace(-1.7, 1.7, 121)[:, None]  # standardised, as the initialisation expects
     grids = [jnp.linspace(low, high, 121) for _, low, high in TARGETS.values()]
     goals = jnp.stack([f(x) for (f, _, _), x in zip(TARGETS.values(), grids, strict=True)])
-    optimizer, found = optax.adam(optax.cosine_decay_schedule(0.05, 600)), {}
+    optimizer, found = optax.adam(optax.cosine_decay_schedule(0.02, 1000)), {}
     for concave in (0.5, 0.0):
-        net = MonotoneMLP((16, 16, 1), activation="elu", concave=concave, reparam="abs")
+        net = MonotoneMLP((24, 24, 1), concave=concave)
 
-        def train(y, net=net):
+        def train(y, key, net=net):
             def step(carry, _):
                 params, state = carry
                 loss = lambda p: jnp.mean((net.apply(p, z)[:, 0] - y) ** 2)
                 updates, state = optimizer.update(jax.grad(loss)(params), state)
                 return (optax.apply_updates(params, updates), state), None
 
-            params = net.init(KEY, z)
+            params = net.init(key, z)
             carry = params, optimizer.init(params)
-            return net.apply(jax.lax.scan(step, carry, length=600)[0][0], z)[:, 0]
+            return net.apply(jax.lax.scan(step, carry, length=1000)[0][0], z)[:, 0]
 
-        found[concave] = np.asarray(jax.jit(jax.vmap(train))(goals))
+        every = jax.vmap(jax.vmap(train, in_axes=(None, 0)), in_axes=(0, None))
+        found[concave] = np.asarray(jax.jit(every)(goals, jax.random.split(KEY, 3)))
     return found
 
 
@@ -166,16 +167,16 @@ def test_split_units_fit_what_convex_ones_cannot(fits, name):
     """A convex f lies below its chords: f(b) <= s f(a) + (1 - s) f(c) for b between a and c.
 
     So its largest error is at least half of what the target, concave on [a, c], exceeds its own
-    chord by: 0.18 for sqrt, 0.2 for tanh. The split network stays below half of that.
+    chord by: 0.18 for sqrt, 0.22 for tanh. The best of three split networks is below half of that.
     """
     target, low, high = TARGETS[name]
     row, x = list(TARGETS).index(name), np.linspace(low, high, 121)
     a, c = (0, 120) if name == "sqrt" else (60, 120)
     chord = np.interp(x[a:], x[[a, c]], target(x[[a, c]]))
     bound = float((target(x[a:]) - chord).max()) / 2
-    both, convex = (abs(fits[share][row] - target(x)).max() for share in (0.5, 0.0))
-    assert convex >= bound - 1e-4  # float32
-    assert both < bound / 2
+    both, convex = (abs(fits[share][row] - target(x)).max(axis=-1) for share in (0.5, 0.0))
+    assert convex.min() >= bound - 1e-4  # float32
+    assert both.min() < bound / 2
     assert np.diff(fits[0.5][row]).min() >= -1e-5  # float32 rounding of values near 2
 
 
