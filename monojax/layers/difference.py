@@ -23,6 +23,10 @@ class ConvexMLP(nn.Module):
     :math:`z_0 = g(W^y_0 x + b_0)`, :math:`z_{i+1} = g(r(W^z_i) z_i + W^y_{i+1} x + b_{i+1})`, no
     activation at the end; the outputs share the hidden layers.
 
+    Weights of the input start small (a tenth of the variance that would keep the input's), those
+    into later layers at 0: what training does not touch, such as the weights of pixels that never
+    change, then does not show in the gradients.
+
     Attributes:
       features: widths, the output's last: ``(64, 64, 10)``.
       activation: convex and non-decreasing, as in :class:`monojax.layers.ICNN`.
@@ -51,12 +55,13 @@ class ConvexMLP(nn.Module):
         widths = check_widths(self.features)
         maths = ICNNMaths(as_activation(self.activation), self.weight_map, activate_output=False)
         x, build = prepare(x, 1, self.dtype, self.param_dtype)
-        free = nn.initializers.lecun_normal()
+        small = nn.initializers.variance_scaling(0.1, "fan_in", "normal")
         draw = spread_columns(1 / RELU_VARIANCE, self.spread)
         positive = convex_init(draw, self.weight_map)
         params = {}
         for i, width in enumerate(widths):
             shape = (x.shape[-1], width)
+            free = nn.initializers.zeros if i else small
             params[f"y_kernel_{i}"] = weight(self, f"y_kernel_{i}", free, shape, build)
             params[f"bias_{i}"] = weight(self, f"bias_{i}", nn.initializers.zeros, (width,), build)
             if i:
