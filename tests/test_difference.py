@@ -129,7 +129,7 @@ def test_shares_by_hand():
     seed = next(s for s in range(9) if np.random.default_rng(s).permutation(2)[0] == 1)
     found = pictures.shares(g, h, images, strokes, seed)
     assert found["present"].ravel().tolist() == [0.5, 1.0]
-    assert found["present shuffled"].ravel().tolist() == [0.5, 0.0]
+    assert found["present shuffled"].ravel().tolist() == [0.0, 0.5]
     assert found["absent"].ravel().tolist() == [1.0, 0.0]
     assert found["absent shuffled"].ravel().tolist() == [0.0, 0.0]  # a map of zeros; no overlap
     assert found["absent other class"].ravel().tolist() == [1.0, 0.0]  # the only class there is
@@ -193,7 +193,7 @@ def test_bad_configs_are_named():
         get_config("fast")
     config = get_config("quick")
     for key, value, message in (
-        ("data", "mnits", "'mnist'"),
+        ("data", "mnits", "did you mean mnist"),
         ("epochs", 0, "config.epochs must be at least 1"),
     ):
         other = config.copy_and_resolve_references()

@@ -25,7 +25,7 @@ from train.arguments import near
 from train.lipschitz_measures import float64
 from train.report import provenance
 
-DATA = ("mnist", "bars")
+DATA = ("mnist", "mnist_valid", "bars")
 CLASSES = 10
 
 
@@ -79,7 +79,7 @@ def total_steps(config: Any) -> int:
     Returns:
       The number.
     """
-    rows = 60_000 if config.data == "mnist" else BARS
+    rows = {"mnist": 60_000, "mnist_valid": 55_000, "bars": BARS}[config.data]
     return len(config.networks) * len(config.seeds) * steps(config, rows)
 
 
@@ -121,6 +121,8 @@ def run(config: Any, workdir: Path, bar: Any) -> dict[str, list[dict[str, float]
 def load(config: Any) -> Images:
     """The images that the config names: MNIST, or bars drawn here for a smoke run.
 
+    "mnist_valid" takes the last 5,000 training images for testing: to choose settings on.
+
     Args:
       config: data, data_dir.
 
@@ -131,7 +133,10 @@ def load(config: Any) -> Images:
         return bars()
     raw = mnist(config.data_dir or None)
     flat = lambda x: x.reshape(len(x), -1).astype(np.float32) / 255
-    return Images(flat(raw.x_train), raw.y_train, flat(raw.x_test), raw.y_test, 28)
+    x, y = flat(raw.x_train), raw.y_train
+    if config.data == "mnist_valid":
+        return Images(x[:55_000], y[:55_000], x[55_000:], y[55_000:], 28)
+    return Images(x, y, flat(raw.x_test), raw.y_test, 28)
 
 
 BARS = 320
@@ -165,7 +170,7 @@ def build(config: Any, options: Any) -> DCNetwork:
 
     Args:
       config: widths, reparam.
-      options: kind, inverted, spread, concave, centred.
+      options: kind, inverted, spread, concave, centred; reparam, if not the common one.
 
     Returns:
       A linen module, rows of pixels to logits.
@@ -174,7 +179,7 @@ def build(config: Any, options: Any) -> DCNetwork:
         (*config.widths, CLASSES),
         kind=options.kind,
         inverted=options.inverted,
-        reparam=config.reparam,
+        reparam=options.get("reparam", config.reparam),
         spread=options.spread,
         concave=options.concave,
         # MNIST's mean and variance over all pixels; without, the biases start at the wrong place.
@@ -309,14 +314,15 @@ def accuracy_table(config: Any, results: dict[str, list[dict[str, float]]], work
     """
     header = [
         "network",
-        "test accuracy, mean",
+        "accuracy, mean",
         "min",
         "max",
         "parameters",
         "seconds per training",
         f"violations in {config.pairs} pairs",
     ]
-    table = Table(header, f"{config.data}, {config.epochs} epochs, {len(config.seeds)} seeds")
+    runs = f"{config.epochs} epochs, {len(config.seeds)} seeds"
+    table = Table(header, f"Test part of {config.data}, {runs}")
     for name, rows in results.items():
         values = np.asarray([row["accuracy"] for row in rows])
         table.add(

@@ -2,8 +2,9 @@ r"""MNIST by a difference of two convex (DIC) or two monotone networks (DM), and
 
 MONOJAX_DATA=DIR python -m train --config difference [--workdir runs/difference]
 
-Results, with their date and machine, are in train/results/difference. ":quick" is a smoke run on
-drawn bars, without a data folder; its numbers mean nothing.
+Results, with their date and machine, are in train/results/difference. ":parametrisation" changes
+one thing at a time in the monotone network. ":quick" is a smoke run on drawn bars, without a data
+folder; its numbers mean nothing.
 
 Rates, spreads and decays were chosen on the last 5,000 training images (seed 0); the networks of
 the table are then trained on all 60,000, and the test images are looked at once.
@@ -54,8 +55,32 @@ def get_config(mode="full"):
     if mode == "quick":
         c.data, c.seeds, c.widths, c.epochs, c.batch_size = "bars", (0,), (16, 16), 8, 32
         c.networks = {key: c.networks[key] for key in ("dic_inverted", "dm_inverted")}
-        c.maps.networks, c.maps.kinds = tuple(c.networks), ("gradient",)
+        c.maps.networks, c.maps.kinds = ("dm_inverted",), ("gradient",)
         c.pairs, c.maps.images, c.maps.examples = 200, 40, 2
+    elif mode == "parametrisation":
+        c.data, c.seeds, c.epochs, c.maps.networks = "mnist_valid", (0,), 3, ()
+        c.networks = parametrisations()
     elif mode != "full":
-        raise ValueError(f"unknown mode {mode!r}; difference.py has 'full' and 'quick'.")
+        known = "'full', 'parametrisation' and 'quick'"
+        raise ValueError(f"unknown mode {mode!r}; difference.py has {known}.")
     return c
+
+
+def parametrisations():
+    start = dict(inverted=False, decay=0.0, concave=0.5, reparam="square", **MONOTONE)
+    changes: dict[str, dict] = {
+        "square, rate 0.01, spread 2, centred, half concave": dict(),
+        "rate 0.001": dict(lr=1e-3),
+        "spread 0.65 (that of half-normal weights)": dict(spread=0.65),
+        "spread 0.65, rate 0.001": dict(spread=0.65, lr=1e-3),
+        "biases not centred": dict(centred=False),
+        "convex units only": dict(concave=0.0),
+        "softplus, rate 0.03": dict(reparam="softplus", lr=3e-2),
+        "exp, rate 0.03": dict(reparam="exp", lr=3e-2),
+        "abs, rate 0.003": dict(reparam="abs", lr=3e-3),
+        "clip, rate 0.003": dict(reparam="clip", lr=3e-3),
+    }
+    return {
+        f"row{i}": {**start, "title": title, **change}
+        for i, (title, change) in enumerate(changes.items())
+    }
