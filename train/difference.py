@@ -5,7 +5,6 @@ and accuracy are not published. Here: accuracy over seeds, the guarantees tried 
 networks, and what the gradients of the two streams mark (`train.difference_maps`).
 """
 
-import dataclasses
 import functools
 import json
 import time
@@ -17,28 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from monojax.data.images import mnist
 from monojax.layers import DCNetwork
 from monojax.training import ArrayBatches, Table, create_state, fit, jit_step, write_atomically
 from train import difference_maps
 from train.arguments import near
+from train.difference_data import CLASSES, TRAINING, Images, load
 from train.lipschitz_measures import float64
 from train.report import provenance
-
-DATA = ("mnist", "mnist_valid", "bars")
-CLASSES = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class Images:
-    """Rows of pixels in [0, 1], float32 `[n, h * w]`, and labels, int32 `[n]`."""
-
-    x_train: np.ndarray
-    y_train: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
-    side: int
-    """Height and width of an image."""
 
 
 def check(config: Any) -> None:
@@ -50,8 +34,8 @@ def check(config: Any) -> None:
     Raises:
       ValueError: naming the first one.
     """
-    if config.data not in DATA:
-        raise ValueError(f"config.data is {config.data!r}; {near(config.data, list(DATA))}")
+    if config.data not in TRAINING:
+        raise ValueError(f"config.data is {config.data!r}; {near(config.data, list(TRAINING))}")
     least = {key: config[key] for key in ("epochs", "batch_size", "pairs")}
     least |= {"seeds": len(config.seeds), "networks": len(config.networks)}
     least |= {f"maps.{key}": config.maps[key] for key in ("images", "examples")}
@@ -79,8 +63,7 @@ def total_steps(config: Any) -> int:
     Returns:
       The number.
     """
-    rows = {"mnist": 60_000, "mnist_valid": 55_000, "bars": BARS}[config.data]
-    return len(config.networks) * len(config.seeds) * steps(config, rows)
+    return len(config.networks) * len(config.seeds) * steps(config, TRAINING[config.data])
 
 
 def steps(config: Any, rows: int) -> int:
@@ -116,53 +99,6 @@ def run(config: Any, workdir: Path, bar: Any) -> dict[str, list[dict[str, float]
     if shown:
         difference_maps.report(config, shown, data, workdir)
     return results
-
-
-def load(config: Any) -> Images:
-    """The images that the config names: MNIST, or bars drawn here for a smoke run.
-
-    "mnist_valid" takes the last 5,000 training images for testing: to choose settings on.
-
-    Args:
-      config: data, data_dir.
-
-    Returns:
-      Images.
-    """
-    if config.data == "bars":
-        return bars()
-    raw = mnist(config.data_dir or None)
-    flat = lambda x: x.reshape(len(x), -1).astype(np.float32) / 255
-    x, y = flat(raw.x_train), raw.y_train
-    if config.data == "mnist_valid":
-        return Images(x[:55_000], y[:55_000], x[55_000:], y[55_000:], 28)
-    return Images(x, y, flat(raw.x_test), raw.y_test, 28)
-
-
-BARS = 320
-
-
-def bars(side: int = 10, num: int = BARS, seed: int = 0) -> Images:
-    """Ten classes of horizontal bars with grey noise: class k has its bar in row k.
-
-    Args:
-      side: height and width, 10 at least.
-      num: images of the training part; the test part has a quarter of them.
-      seed: of the noise.
-
-    Returns:
-      Images.
-    """
-    rng = np.random.default_rng(seed)
-
-    def draw(count):
-        y = np.arange(count, dtype=np.int32) % CLASSES
-        x = 0.3 * rng.random((count, side, side), np.float32)
-        x[np.arange(count), y] += 0.7
-        return x.reshape(count, -1), y
-
-    (x_train, y_train), (x_test, y_test) = draw(num), draw(num // 4)
-    return Images(x_train, y_train, x_test, y_test, side)
 
 
 def build(config: Any, options: Any) -> DCNetwork:
