@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 CONFIGS = Path(__file__).parent / "configs"
-EXPERIMENTS = ("explain", "groups", "lipschitz_fits", "occlusion", "penalties", "sphere")
+EXPERIMENTS = (
+    "difference",
+    "explain",
+    "groups",
+    "lipschitz_fits",
+    "occlusion",
+    "penalties",
+    "sphere",
+)
 
 
 def main(argv: list[str] | None = None) -> int:
