@@ -193,7 +193,7 @@ class PhotoImages:
 
     def __init__(self, data_dir: str | os.PathLike | None = None):
         """See the class."""
-        get = "it comes with the project's shared data (images of EliSchwartz/imagenet-sample-images)."
+        get = "it comes with the project's shared data (from EliSchwartz/imagenet-sample-images)."
         with np.load(io.BytesIO(external_bytes(PHOTOS, _PHOTOS_SHA256, get, data_dir))) as file:
             self._bytes = file["jpeg"].tobytes()
             self._offset, self._labels = np.asarray(file["offset"]), np.asarray(file["label"])

@@ -37,5 +37,5 @@ class Interrupts:
 
     @property
     def exit_code(self) -> int:
-        """The shell's convention: 130 after Ctrl-C, 143 after SIGTERM."""
-        return 128 + (self.received or 0)
+        """The shell's convention: 130 after Ctrl-C, 143 after SIGTERM or another host's signal."""
+        return 128 + (self.received or signal.SIGTERM)
