@@ -48,7 +48,8 @@ def train_crop(
       central crop after them as in torchvision's RandomResizedCrop.
     """
     opened = _open(image)
-    box = _random_box(*opened.size, rng, scale, ratio)
+    width, height = opened.size
+    box = _random_box(width, height, rng, scale, ratio)
     pixels = _resized(opened, box, size)
     return pixels[:, ::-1] if rng.random() < 0.5 else pixels
 

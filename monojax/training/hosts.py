@@ -52,7 +52,7 @@ class HostOptions:
         Raises:
           ValueError: if a number is none.
         """
-        numbers = {}
+        numbers: dict[str, Any] = {}
         for field, name in (("num_hosts", "JAX_NUM_PROCESSES"), ("host", "JAX_PROCESS_ID")):
             text = environment.get(name, "")
             if text and not text.isdigit():
