@@ -79,6 +79,8 @@ def start_hosts(options: HostOptions) -> bool:
         return False
     # Ignored by accelerators; the CPU backend has no collectives between processes otherwise.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # It would take SIGTERM for itself; the loop's own flag travels with the step.
+    jax.config.update("jax_enable_preemption_service", False)
     limits: dict[str, Any] = {
         "heartbeat_timeout_seconds": options.timeout,
         "initialization_timeout": max(300, options.timeout),

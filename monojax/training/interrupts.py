@@ -27,7 +27,8 @@ class Interrupts:
     def __exit__(self, *exc: object) -> None:
         """Puts the previous handlers back."""
         for number, handler in self._old.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            # None: the handler before was not Python's (a library's) and cannot be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # type: ignore[arg-type]
         self._old = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
