@@ -27,6 +27,7 @@ from train.imagenet_model import (
 from train.report import provenance
 
 SEVERAL_HOSTS = True  # what `python -m train` asks before it connects hosts
+DRY_RUN = True  # train/dry_run.py compiles train/imagenet_model.py
 
 
 def check(config: Any) -> None:
