@@ -102,11 +102,10 @@ def dry_run(config: Any, workdir: Path, target: str) -> int:
     Returns:
       0, or 1 if the step does not fit.
     """
-    from train import dry_run as paper
-
     experiment = _experiment(config)
     if not hasattr(experiment, "DRY_RUN"):
         raise ValueError(f"experiment {config.experiment!r} has no dry run; imagenet has.")
+    paper = importlib.import_module("train.dry_run")
     return paper.run(config, Path(workdir) / "dry_run", target)
 
 

@@ -224,11 +224,11 @@ def _last_evaluation(workdir: Path) -> dict[str, Any]:
 
 def _images(config: Any) -> tuple[Images, Images]:
     """The training and the validation part."""
-    data = config.data
-    train = _open(data.source, "train", data.dir, data.fake)
-    return train, _open(data.source, "validation", data.dir, data.fake)
+    data, num = config.data, config.model.num_classes
+    train = _open(data.source, "train", data.dir, data.fake, num)
+    return train, _open(data.source, "validation", data.dir, data.fake, num)
 
 
 @functools.lru_cache(maxsize=4)
-def _open(source: str, split: str, data_dir: str, fake: int) -> Images:
-    return open_images(source, split, data_dir, fake=fake)
+def _open(source: str, split: str, data_dir: str, fake: int, num_classes: int) -> Images:
+    return open_images(source, split, data_dir, fake=fake, num_classes=num_classes)

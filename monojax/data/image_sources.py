@@ -42,7 +42,12 @@ class Images(Protocol):
 
 
 def open_images(
-    source: str, split: str, data_dir: str | os.PathLike | None = None, *, fake: int = 1_000
+    source: str,
+    split: str,
+    data_dir: str | os.PathLike | None = None,
+    *,
+    fake: int = 1_000,
+    num_classes: int = 1_000,
 ) -> Images:
     """Opens a part of ImageNet, or of what stands in for it.
 
@@ -53,27 +58,37 @@ def open_images(
       data_dir: where it is; None or "" takes tensorflow-datasets' own folder for "tfds" and
         ``MONOJAX_DATA`` for "photos".
       fake: number of images of "fake".
+      num_classes: of the model; a set with other labels is refused.
 
     Returns:
       Images.
 
     Raises:
-      ValueError: on an unknown source or split.
+      ValueError: on an unknown source or split, or another number of classes.
       FileNotFoundError: if there is no data; says how to get it.
     """
     if split not in ("train", "validation"):
         raise ValueError(f"split must be 'train' or 'validation', got {split!r}.")
+    if source == "fake":
+        return FakeImages(fake, num_classes=num_classes)
+    images: TfdsImages | FolderImages | PhotoImages
     if source == "tfds":
-        return TfdsImages("imagenet2012", split, data_dir or None)
-    if source == "folder":
+        images = TfdsImages("imagenet2012", split, data_dir or None)
+    elif source == "folder":
         if not data_dir:
             raise FileNotFoundError(f"source 'folder' needs --config.data.dir. {_GET}")
-        return FolderImages(_part(Path(data_dir).expanduser(), split))
-    if source == "photos":
-        return PhotoImages(data_dir or None)
-    if source == "fake":
-        return FakeImages(fake)
-    raise ValueError(f"unknown source of images {source!r}; there is: {', '.join(SOURCES)}.")
+        images = FolderImages(_part(Path(data_dir).expanduser(), split))
+    elif source == "photos":
+        images = PhotoImages(data_dir or None)
+    else:
+        raise ValueError(f"unknown source of images {source!r}; there is: {', '.join(SOURCES)}.")
+    if images.num_classes != num_classes:
+        raise ValueError(
+            f"the {source} images have {images.num_classes} classes and the model has "
+            f"{num_classes}; give --config.model.num_classes={images.num_classes} and maps that "
+            "divide by it, or other images."
+        )
+    return images
 
 
 class TfdsImages:
@@ -93,6 +108,7 @@ class TfdsImages:
         self._args = dataset, split, None if data_dir is None else str(data_dir)
         self._rows: Any = None
         self._length = len(self._open())
+        self.num_classes = int(self._rows.dataset_info.features["label"].num_classes)
 
     def _open(self) -> Any:
         """Rows of the split; opened again in every process."""
@@ -161,7 +177,7 @@ class FolderImages:
                 f"{self.root} has no class folders with images ({', '.join(_ENDINGS)}); a "
                 f"validation part in one flat folder must be sorted by class first. {_GET}"
             )
-        self.classes = folders
+        self.classes, self.num_classes = folders, len(folders)
         self._files = np.array([name.encode() for name, _ in files])
         self._labels = np.array([label for _, label in files], np.int32)
 
@@ -197,6 +213,7 @@ class PhotoImages:
         with np.load(io.BytesIO(external_bytes(PHOTOS, _PHOTOS_SHA256, get, data_dir))) as file:
             self._bytes = file["jpeg"].tobytes()
             self._offset, self._labels = np.asarray(file["offset"]), np.asarray(file["label"])
+        self.num_classes = 1_000  # the labels are ImageNet's
 
     def __len__(self) -> int:
         """250."""

@@ -39,7 +39,8 @@ def get_config(mode="full"):
     c.host_timeout = 300.0  # s without a step after which a host gives the others up
     if mode == "quick":
         c.data.update(source="photos", size=64, workers=0, fake=256, max_skipped=0.01)
-        c.model.update(depth=18, width=16, maps=2_000)
+        # float32: what a CPU computes fast, and what two runs can be compared in.
+        c.model.update(depth=18, width=16, maps=2_000, dtype="float32")
         c.epochs, c.lr_drops = 2, (1,)
         c.batch_size, c.eval_batch_size = 32, 64
         c.log_every, c.checkpoint_every, c.host_timeout = 1, 3, 60.0
