@@ -154,13 +154,41 @@ def initial_state(config: Any, num_images: int) -> TrainState:
     key_params, key_run = jax.random.split(jax.random.key(config.seed))
     images = jnp.zeros((1, config.data.size, config.data.size, 3))
     variables = jax.jit(build_model(config, None).init)(key_params, images)
-    params, stats = dict(variables["params"]), dict(variables["batch_stats"])
     if config.weights:
         _, published = load_pretrained(f"resnet{config.model.depth}", config.weights)
-        # All but the new last convolution and the output layer above it.
-        params |= {k: v for k, v in published["params"].items() if k not in ("fc", "extra")}
-        stats |= {k: v for k, v in published["batch_stats"].items() if k != "extra"}
-    return create_state(key_run, params, make_optimizer(config, num_images), {"batch_stats": stats})
+        variables = take_over(variables, published)
+    optimizer = make_optimizer(config, num_images)
+    model_state = {"batch_stats": variables["batch_stats"]}
+    return create_state(key_run, variables["params"], optimizer, model_state)
+
+
+def take_over(fresh: Any, published: Any) -> dict[str, Any]:
+    """Published variables, with the new last convolution and the output layer above it fresh.
+
+    Args:
+      fresh: variables of the network with its added convolution.
+      published: variables of the published one.
+
+    Returns:
+      Variables with the structure of ``fresh``.
+
+    Raises:
+      ValueError: if the published file has other parts, or a part of another shape.
+    """
+    shapes = lambda tree: jax.tree.map(lambda leaf: tuple(leaf.shape), tree)
+    taken: dict[str, Any] = {}
+    for kind in ("params", "batch_stats"):
+        taken[kind] = dict(fresh[kind])
+        for part in taken[kind].keys() - {"extra", "fc"}:
+            if part not in published[kind] or shapes(published[kind][part]) != shapes(
+                fresh[kind][part]
+            ):
+                raise ValueError(
+                    f"config.weights has no {kind}/{part} of the model's shape; is config.model "
+                    "the published network's depth and width?"
+                )
+            taken[kind][part] = published[kind][part]
+    return taken
 
 
 def train_program(config: Any, num_images: int, devices: Sequence[Any] | None = None) -> Any:
