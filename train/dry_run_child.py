@@ -27,7 +27,7 @@ def compile_for_slice(config: Any, num_images: int, slice_name: str) -> dict[str
       finds that it does not fit, "used" and "limit" (bytes).
 
     Raises:
-      ValueError: if the batch does not divide by the devices.
+      ValueError: if there is no such slice, or the batch does not divide by its devices.
     """
     import jax
     from jax.experimental import topologies
@@ -35,7 +35,10 @@ def compile_for_slice(config: Any, num_images: int, slice_name: str) -> dict[str
     from train.dry_run_costs import collectives
     from train.imagenet_model import abstract_inputs, train_program
 
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=slice_name)
+    try:
+        topology = topologies.get_topology_desc(platform="tpu", topology_name=slice_name)
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(f"libtpu has no such slice ({error})") from error
     devices: list[Any] = list(topology.devices)
     found: dict[str, Any] = {
         "devices": len(devices),

@@ -232,7 +232,7 @@ def abstract_inputs(config: Any, num_images: int, num_devices: int) -> tuple[Any
     Raises:
       ValueError: if the batch does not divide by the devices.
     """
-    check_devices(config, num_devices)
+    check_devices(config, num_devices, ("batch_size",))
     rows, size = config.batch_size // num_devices, config.data.size
     # What identifies the weights does not matter for shapes; no file is read.
     state = jax.eval_shape(functools.partial(_fresh_state, config, num_images))
@@ -246,17 +246,20 @@ def abstract_inputs(config: Any, num_images: int, num_devices: int) -> tuple[Any
     return jax.tree.map(add, state), batch
 
 
-def check_devices(config: Any, num_devices: int) -> None:
+def check_devices(
+    config: Any, num_devices: int, names: Sequence[str] = ("batch_size", "eval_batch_size")
+) -> None:
     """Raises unless the batches divide by the devices.
 
     Args:
       config: batch_size, eval_batch_size.
       num_devices: over all hosts.
+      names: of the batch sizes to look at.
 
     Raises:
       ValueError: with the nearest batch that does.
     """
-    for name in ("batch_size", "eval_batch_size"):
+    for name in names:
         if config[name] % num_devices:
             near = max(1, round(config[name] / num_devices)) * num_devices
             raise ValueError(
