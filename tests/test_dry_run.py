@@ -1,11 +1,12 @@
 """The pod on paper: arithmetic with stand-ins; the quick model compiled where libtpu is."""
 
+import functools
 import json
 
 import pytest
 from pods import FAKE
 
-from train import dry_run, dry_run_costs
+from train import dry_run, dry_run_costs, dry_run_table
 from train.__main__ import CONFIGS, main
 from train.arguments import parse
 from train.dry_run_child import out_of_memory
@@ -107,6 +108,27 @@ def test_few_rows_and_none():
     compile_step, _ = line(fixed=20.0)
     with pytest.raises(ValueError, match="not even one image per device fits"):
         dry_run.price({"batch_size": 80}, "v5e:2x4", compile_step)
+
+
+def test_efficiency_is_reckoned_from_the_parts(tmp_path, capsys):
+    """10 ms of work, 4 GB reduced: 2 (n - 1) / n * 20 ms on the links, 3 collectives."""
+    for target, chips in (("v5e:2x4", 8), ("v5e:16x16", 256)):
+        found = costs(devices=chips, reduced=4e9)
+        found |= dict(arguments=GIB, temporaries=GIB, outputs=0, aliased=0)
+        answer = functools.partial(lambda found, config, target: found, found)
+        report = dry_run.price({"batch_size": 4 * chips}, target, answer)
+        (tmp_path / f"{target.replace(':', '_')}.json").write_text(json.dumps(report))
+    assert dry_run_table.main(tmp_path, tmp_path) == 0
+    small, large = (40 * (n - 1) / n for n in (8, 256))  # ms on the links
+    row = (tmp_path / "scaling.csv").read_text().splitlines()[-1].split(",")
+    assert row[0] == "256" and float(row[5]) == pytest.approx(large, abs=0.01)
+    assert row[7] == f"{100 * small / large:.1f}%"
+    assert row[8] == f"{100 * (10 + small) / (10 + large):.1f}%"
+    latency = [3 * 2 * hops * 1e-3 for hops in (1 + 2, 8 + 8)]
+    assert row[9] == f"{100 * (10 + small + latency[0]) / (10 + large + latency[1]):.1f}%"
+    assert (tmp_path / "slices.md").read_text().count("| v5e:") == 2
+    assert dry_run_table.main(tmp_path / "nothing", tmp_path) == 1
+    assert "no report" in capsys.readouterr().err
 
 
 def test_the_compilers_complaint_is_read():
