@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import dataclasses
 import difflib
 import importlib.util
 from pathlib import Path
@@ -12,8 +13,22 @@ class UsageError(ValueError):
     """A mistake in the command; the message says what was found and what there is."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What a command line asks for."""
+
+    config: Any
+    """A locked ml_collections.ConfigDict."""
+    workdir: Path
+    """The directory of the run."""
+    dry_run: str = ""
+    """A slice such as "v5e:16x16", or "cuda", to compile for; "" runs."""
+    hosts: tuple[str, int | None, int | None] = ("", None, None)
+    """Coordinator, number of hosts, which one this is; unset ones are "" or None."""
+
+
 def parse(argv: list[str], configs: Path) -> tuple[Any, Path]:
-    """Reads the command line.
+    """Reads the command line of a run on one host.
 
     Args:
       argv: arguments without the program's name.
@@ -21,6 +36,23 @@ def parse(argv: list[str], configs: Path) -> tuple[Any, Path]:
 
     Returns:
       ``(config, workdir)``: a locked ml_collections.ConfigDict and the directory to use.
+
+    Raises:
+      UsageError: on an unknown file, mode, key or flag, or on a value of another type.
+    """
+    command = parse_command(argv, configs)
+    return command.config, command.workdir
+
+
+def parse_command(argv: list[str], configs: Path) -> Command:
+    """Reads the command line.
+
+    Args:
+      argv: arguments without the program's name.
+      configs: the folder of config files, for names and near matches.
+
+    Returns:
+      Command.
 
     Raises:
       UsageError: on an unknown file, mode, key or flag, or on a value of another type.
@@ -33,13 +65,22 @@ def parse(argv: list[str], configs: Path) -> tuple[Any, Path]:
     )
     parser.add_argument("--config", default="main", help="FILE.py[:mode], or its name in configs/")
     parser.add_argument("--workdir", default=None, help="directory of the run (runs/NAME)")
+    parser.add_argument(
+        "--dry_run", default="", metavar="SLICE", help="compile for v5e:16x16, ... or cuda; no run"
+    )
+    parser.add_argument(
+        "--coordinator", default="", help="several hosts: HOST:PORT of the first, or auto"
+    )
+    parser.add_argument("--num_hosts", type=int, default=None, help="several hosts: how many")
+    parser.add_argument("--host", type=int, default=None, help="several hosts: this one, from 0")
     known, rest = parser.parse_known_args(argv)
     file, _, mode = known.config.partition(":")
     config = load_config(_find(file, configs), mode)
     for text in rest:
         _override(config, text)
     name = Path(file).stem + (f"-{mode}" if mode else "")
-    return config, Path(known.workdir or Path("runs") / name)
+    workdir = Path(known.workdir or Path("runs") / name)
+    return Command(config, workdir, known.dry_run, (known.coordinator, known.num_hosts, known.host))
 
 
 def load_config(path: Path, mode: str = "") -> Any:
@@ -80,7 +121,8 @@ def _find(name: str, configs: Path) -> Path:
 def _override(config: Any, text: str) -> None:
     """Applies one --config.KEY=VALUE."""
     if not text.startswith("--config.") or "=" not in text:
-        flags = ["--config", "--workdir", "--config.KEY=VALUE", "--help"]
+        flags = ["--config", "--workdir", "--config.KEY=VALUE", "--help", "--dry_run"]
+        flags += ["--coordinator", "--num_hosts", "--host"]
         raise UsageError(f"unknown argument {text!r}; {near(text.split('=')[0], flags)}")
     key, _, value = text.removeprefix("--config.").partition("=")
     node = config

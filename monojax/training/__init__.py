@@ -3,6 +3,8 @@
 from monojax.training.batches import ArrayBatches, Batches
 from monojax.training.cells import Cells
 from monojax.training.checkpoints import CheckpointError, Checkpoints
+from monojax.training.clock import Clock
+from monojax.training.hosts import AllHosts, HostOptions, OneHost, agree, start_hosts
 from monojax.training.interrupts import Interrupts
 from monojax.training.loop import Run, fit
 from monojax.training.seeds import over_seeds
@@ -21,17 +23,22 @@ from monojax.training.workdir import WorkdirError, open_workdir, write_atomicall
 from monojax.training.writers import MetricsWriter, read_metrics
 
 __all__ = [
+    "AllHosts",
     "ArrayBatches",
     "Batches",
     "Cells",
     "CheckpointError",
     "Checkpoints",
+    "Clock",
+    "HostOptions",
     "Interrupts",
     "MetricsWriter",
+    "OneHost",
     "Run",
     "Table",
     "TrainState",
     "WorkdirError",
+    "agree",
     "create_state",
     "fit",
     "interval",
@@ -42,6 +49,7 @@ __all__ = [
     "read_metrics",
     "replicate",
     "shard_batch",
+    "start_hosts",
     "train_step",
     "unreplicate",
     "write_atomically",

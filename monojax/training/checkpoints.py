@@ -36,7 +36,17 @@ class Checkpoints:
         # Imported here, not with monojax: orbax costs half a second.
         self._ocp = require("orbax.checkpoint", "train")
         self.directory = Path(directory).absolute()
-        options = self._ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        # This process alone, also where there are several: orbax would wait for the others.
+        process = jax.process_index()
+        alone = self._ocp.options.MultiprocessingOptions(
+            primary_host=process,
+            active_processes={process} if jax.process_count() > 1 else None,
+            barrier_sync_key_prefix=self.directory.name,
+        )
+        options = self._ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=False, multiprocessing_options=alone
+        )
         self._manager = self._ocp.CheckpointManager(self.directory, options=options)
 
     def save(self, step: int, state: Any, meta: dict[str, Any] | None = None) -> Path:

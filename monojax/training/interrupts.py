@@ -27,7 +27,8 @@ class Interrupts:
     def __exit__(self, *exc: object) -> None:
         """Puts the previous handlers back."""
         for number, handler in self._old.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            # None: the handler before was not Python's (a library's) and cannot be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # type: ignore[arg-type]
         self._old = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -37,5 +38,5 @@ class Interrupts:
 
     @property
     def exit_code(self) -> int:
-        """The shell's convention: 130 after Ctrl-C, 143 after SIGTERM."""
-        return 128 + (self.received or 0)
+        """The shell's convention: 130 after Ctrl-C, 143 after SIGTERM or another host's signal."""
+        return 128 + (self.received or signal.SIGTERM)

@@ -14,6 +14,8 @@ import numpy as np
 
 from monojax.training.batches import Batches
 from monojax.training.checkpoints import Checkpoints
+from monojax.training.clock import Clock
+from monojax.training.hosts import OneHost
 from monojax.training.interrupts import Interrupts
 from monojax.training.workdir import WorkdirError, open_workdir
 from monojax.training.writers import MetricsWriter, progress_bar
@@ -83,6 +85,8 @@ def fit(
     tensorboard: bool = True,
     bar: Any = None,
     name: str = "train",
+    hosts: OneHost | None = None,
+    clock: Clock | None = None,
 ) -> Run:
     """Trains ``state`` to ``num_steps``, resuming from ``workdir`` if it holds a part of the run.
 
@@ -108,6 +112,9 @@ def fit(
       tensorboard: write TensorBoard files as well.
       bar: a progress bar to advance; None makes one, False shows none.
       name: shown in the bar and in messages.
+      hosts: :class:`AllHosts` for a `pmap` step over all devices; ``state`` is one copy then,
+        and ``workdir`` matters on the first host only.
+      clock: adds step time, throughput and the share of waiting for data to the metrics.
 
     Returns:
       Run.
@@ -120,15 +127,18 @@ def fit(
       SystemExit: after Ctrl-C (code 130) or SIGTERM (143), with the state saved.
     """
     schedule = Schedule(num_steps, steps_per_call, log_every, eval_every, checkpoint_every)
+    hosts = hosts or OneHost()
     if workdir is not None and config is None:
         raise ValueError("a workdir needs a config, by which another run's directory is refused.")
     with (
         Interrupts() as interrupts,
-        _Loop(state, schedule, workdir, config, batches, best, keep, tensorboard, name) as loop,
+        _Loop(
+            state, schedule, workdir, config, batches, best, keep, tensorboard, name, hosts, clock
+        ) as loop,
     ):
         with _bar(bar, schedule, loop.step, name) as show:
             while loop.step < num_steps:
-                loop.advance(advance)
+                loop.advance(advance, interrupts.received is not None)
                 show(steps_per_call)
                 if loop.due("log") or loop.due("eval") or loop.due("checkpoint"):
                     loop.log()
@@ -136,40 +146,57 @@ def fit(
                     loop.evaluate(evaluate)
                 if loop.due("checkpoint"):
                     loop.save()
-                if interrupts.received is not None:
+                if hosts.stopping(interrupts.received is not None, loop.checked):
                     loop.stop(interrupts)
         loop.finish()
         if interrupts.received is not None:
             loop.stop(interrupts)
-        return Run(loop.state, loop.step, loop.resumed_from, loop.best)
+        return Run(hosts.pack(loop.state), loop.step, loop.resumed_from, loop.best)
 
 
 class _Loop:
     """State of a running loop and what it writes."""
 
-    def __init__(self, state, schedule, workdir, config, batches, best, keep, tensorboard, name):
-        self.state, self.schedule, self.batches, self.name = state, schedule, batches, name
+    def __init__(
+        self,
+        state,
+        schedule,
+        workdir,
+        config,
+        batches,
+        best,
+        keep,
+        tensorboard,
+        name,
+        hosts,
+        clock,
+    ):
+        self.schedule, self.batches, self.name = schedule, batches, name
+        self.hosts, self.timed, self.clock = hosts, clock is not None, clock or Clock(0)
         self.step, self.best, self._best_rule, self.resumed_from = 0, None, best, 0
         self._pending: list[tuple[int, Metrics]] = []
+        self.checked: Metrics | None = None  # the newest metrics that were looked at
         self._named_best = -1  # the best step that the newest checkpoint on disk names
         self.workdir: Path | None = None
         self._latest: Checkpoints | None = None
         self._best: Checkpoints | None = None
         self._writer: MetricsWriter | None = None
-        if workdir is None:
-            return
-        self.workdir = open_workdir(workdir, config)
-        self._latest = Checkpoints(self.workdir / "checkpoints", keep)
-        if best is not None:
-            self._best = Checkpoints(self.workdir / "best", keep=None)
-        self._resume(self._latest)
-        self._writer = MetricsWriter(self.workdir, self.step, tensorboard)
+        if workdir is not None and hosts.main:
+            self.workdir = open_workdir(workdir, config)
+            self._latest = Checkpoints(self.workdir / "checkpoints", keep)
+            if best is not None:
+                self._best = Checkpoints(self.workdir / "best", keep=None)
+        self.state = hosts.unpack(self._resume(state))
+        if self.workdir is not None:
+            self._writer = MetricsWriter(self.workdir, self.step, tensorboard)
 
-    def _resume(self, latest: Checkpoints):
-        found = latest.restore(self.state)
+    def _resume(self, state: Any) -> Any:
+        """The state to start from: the newest checkpoint's, or the given one."""
+        found = None if self._latest is None else self._latest.restore(state)
+        found = self.hosts.share(found, state)
         if found is None:
-            return
-        self.step, self.state, meta = found
+            return state
+        self.step, state, meta = found
         self.resumed_from, self.best = self.step, meta["best"]
         if self.best is not None:
             self._named_best = self.best["step"]
@@ -180,6 +207,7 @@ class _Loop:
             )
         if self.batches is not None:
             self.batches.set_state(_decode(meta["batches"]))
+        return state
 
     def __enter__(self):
         return self
@@ -192,22 +220,26 @@ class _Loop:
     def due(self, what: str) -> bool:
         return self.schedule.due(what, self.step)
 
-    def advance(self, advance: Advance):
-        batch = None if self.batches is None else next(self.batches)
-        self.state, metrics = advance(self.state, batch)
+    def advance(self, advance: Advance, asked_to_stop: bool):
+        with self.clock.waiting():
+            batch = None if self.batches is None else next(self.batches)
+        self.state, metrics = advance(self.state, self.hosts.send(batch, asked_to_stop))
         self.step += self.schedule.steps_per_call
         self._pending.append((self.step, metrics))
         # One call behind, so that the device is never waited for while it has work.
         if len(self._pending) > 1:
             self._check(*self._pending[-2])
+            self.checked = self._pending[-2][1]
             del self._pending[:-1]
+        self.clock.step(self.schedule.steps_per_call)
+        self.hosts.beat()
 
     def _check(self, step: int, metrics: Metrics):
         """Raises at the first step whose loss or gradient norm is not finite."""
         for what, key in (("loss", "loss"), ("gradient", "grad_norm")):
             if key not in metrics:
                 continue
-            values = np.asarray(jax.device_get(metrics[key]))
+            values = self.hosts.read(metrics[key])
             if np.isfinite(values).all():
                 continue
             first = step - self.schedule.steps_per_call + 1
@@ -216,13 +248,15 @@ class _Loop:
                 first += int(np.argmax(bad))
             self._not_finite(what, first)
 
-    def _check_state(self):
-        """A state that is not finite is never written: a run could not go on from it."""
-        leaves = jax.tree.leaves(self.state)
+    def _state_to_keep(self) -> Any:
+        """The state, packed; one that is not finite is never written."""
+        state = self.hosts.pack(self.state)
+        leaves = jax.tree.leaves(state)
         floats = [leaf for leaf in leaves if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
-        watched = getattr(self.state, "params", floats)  # best values of seeds may start at inf
+        watched = getattr(state, "params", floats)  # best values of seeds may start at inf
         if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(watched)):
             self._not_finite("parameters", self.step)
+        return state
 
     def _not_finite(self, what: str, step: int):
         kept = ""
@@ -237,13 +271,17 @@ class _Loop:
         step, metrics = self._pending[-1]
         self._check(step, metrics)
         if self._writer is not None:
-            values = jax.device_get(dict(metrics))
+            values: dict[str, Any] = {key: self.hosts.read(value) for key, value in metrics.items()}
             if self.schedule.steps_per_call > 1:  # the mean over the steps of the call
                 values = {key: np.asarray(value).mean(axis=0) for key, value in values.items()}
+            if self.timed:
+                values |= self.clock.read()
             self._writer.write(step, values)
 
     def evaluate(self, evaluate):
-        metrics = jax.device_get(dict(evaluate(self.state)))
+        self.hosts.rest()
+        with self.clock.pause():
+            metrics = jax.device_get(dict(evaluate(self.state)))
         if self._writer is not None:
             self._writer.write(self.step, metrics)
         if self._best_rule is None:
@@ -256,15 +294,15 @@ class _Loop:
         if not np.isfinite(value):
             return
         if self.best is None or sign * value < sign * self.best["value"]:
-            self._check_state()
             self.best = {"step": self.step, "value": value}
             if self._best is not None:
-                self._best.save(self.step, self.state, self.best)
+                self._best.save(self.step, self._state_to_keep(), self.best)
 
     def save(self) -> Path | None:
         if self._latest is None:
             return None
-        self._check_state()
+        self.hosts.rest()
+        state = self._state_to_keep()
         position = None if self.batches is None else _encode(self.batches.get_state())
         if self._best is not None:
             # "latest" must not name a best that is not on disk yet, nor lose the one that the
@@ -273,7 +311,7 @@ class _Loop:
             keep = {self.best["step"]} if self.best is not None else set()
             self._best.keep_only(keep | {self._named_best})
             self._named_best = self.best["step"] if self.best is not None else -1
-        return self._latest.save(self.step, self.state, {"best": self.best, "batches": position})
+        return self._latest.save(self.step, state, {"best": self.best, "batches": position})
 
     def finish(self):
         """Waits until everything is on disk; the best that is not the best any more goes."""
@@ -287,10 +325,14 @@ class _Loop:
             self._check(*self._pending[-1])
         path = self.save()
         self.finish()
-        where = "nothing was kept (no workdir)" if path is None else f"saved {path}"
+        where = "nothing was kept (no workdir)" if self.hosts.main else "the first host saves"
         print(
-            f"\n{self.name}: interrupted at step {self.step}; {where}."
-            + ("" if path is None else " Run the same command again to go on."),
+            f"\n{self.name}: interrupted at step {self.step}; "
+            + (
+                f"{where}."
+                if path is None
+                else f"saved {path}. Run the same command again to go on."
+            ),
             file=sys.stderr,
         )
         raise SystemExit(interrupts.exit_code)

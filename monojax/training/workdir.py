@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,22 +112,35 @@ def _check_same(path: Path, wanted: dict[str, Any]) -> None:
         found = json.loads(file.read_text())
     except ValueError as error:
         raise WorkdirError(f"{file} is damaged ({error}); choose another --workdir.") from error
-    differences = list(_differences(found, wanted))
-    if differences:
+    found_different = [
+        f"{key} is {there!r} there and {now!r} now"
+        for key, there, now in differences(found, wanted)
+    ]
+    if found_different:
         raise WorkdirError(
             f"{path} belongs to another config: "
-            + "; ".join(differences[:8])
+            + "; ".join(found_different[:8])
             + ". Choose another --workdir, or use the same config to resume this one."
         )
 
 
-def _differences(found: Any, wanted: Any, key: str = ""):
-    """Yields 'key: found in the directory, wanted now' for every leaf that differs."""
+def differences(found: Any, wanted: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Compares nested dictionaries of JSON-able values.
+
+    Args:
+      found: one.
+      wanted: the other.
+      key: prefix of the names.
+
+    Yields:
+      ``(dotted key, value in found, value in wanted)`` for every leaf that differs; "(absent)"
+      stands for a value that one side has not.
+    """
     if isinstance(found, dict) and isinstance(wanted, dict):
         for name in sorted(found.keys() | wanted.keys()):
             missing = "(absent)"
-            yield from _differences(
+            yield from differences(
                 found.get(name, missing), wanted.get(name, missing), f"{key}.{name}".lstrip(".")
             )
     elif json.dumps(found) != json.dumps(wanted):  # as text, so that NaN equals NaN
-        yield f"{key} is {found!r} there and {wanted!r} now"
+        yield key, found, wanted
