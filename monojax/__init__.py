@@ -5,6 +5,7 @@ __version__ = "0.1.0"
 from monojax import attribution, conjugate, layers, metrics, penalties, splitting
 from monojax.bilipschitz import BLNN, PartialBLNN
 from monojax.bilipschitz_conv import ConvBLNN
+from monojax.contrastive import supcon_loss
 from monojax.directions import check_directions
 from monojax.penalties import monotonicity_penalty, value_and_penalty
 from monojax.regions import (
@@ -40,6 +41,7 @@ __all__ = [
     "split",
     "split_report",
     "splitting",
+    "supcon_loss",
     "tag",
     "uniform_points",
     "value_and_penalty",
