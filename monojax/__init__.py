@@ -2,11 +2,12 @@
 
 __version__ = "0.1.0"
 
-from monojax import attribution, conjugate, layers, metrics, penalties, splitting
+from monojax import attribution, conjugate, groups, layers, metrics, penalties, splitting
 from monojax.bilipschitz import BLNN, PartialBLNN
 from monojax.bilipschitz_conv import ConvBLNN
 from monojax.contrastive import supcon_loss
 from monojax.directions import check_directions
+from monojax.groups import group_penalty, total_activation
 from monojax.penalties import monotonicity_penalty, value_and_penalty
 from monojax.regions import (
     data_mixup_points,
@@ -29,6 +30,8 @@ __all__ = [
     "conjugate",
     "data_mixup_points",
     "data_range",
+    "group_penalty",
+    "groups",
     "half_points",
     "layers",
     "load",
@@ -43,6 +46,7 @@ __all__ = [
     "splitting",
     "supcon_loss",
     "tag",
+    "total_activation",
     "uniform_points",
     "value_and_penalty",
 ]

@@ -1,5 +1,6 @@
 """Measured properties. A metric can refute a property; it cannot prove one."""
 
+from monojax.metrics.detection import auroc, detection_rate_at_equal_error
 from monojax.metrics.embedding import (
     clustermap_order,
     effective_dimension,
@@ -23,7 +24,9 @@ __all__ = [
     "Extremes",
     "MonotonicityReport",
     "adjacent_differences",
+    "auroc",
     "clustermap_order",
+    "detection_rate_at_equal_error",
     "effective_dimension",
     "empirical_lipschitz",
     "exact_lipschitz_1d",

@@ -1,0 +1,75 @@
+"""How well a score tells normal inputs from unfamiliar ones; higher scores mean more normal."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from monojax.checks import is_concrete
+
+
+def auroc(normal: Any, unfamiliar: Any) -> jax.Array:
+    """Area under the ROC curve: the chance that a normal input scores above an unfamiliar one.
+
+    Args:
+      normal: scores of normal inputs, `[n]`; higher means more normal.
+      unfamiliar: scores of inputs that should be noticed, `[m]`.
+
+    Returns:
+      `[]` in [0, 1]; equal scores count 1/2, so a constant score has 0.5.
+
+    Raises:
+      ValueError: on another rank, no scores, or NaN in concrete scores.
+    """
+    normal, unfamiliar = _check(normal, "normal"), _check(unfamiliar, "unfamiliar")
+    unfamiliar = jnp.sort(unfamiliar)
+    below = jnp.searchsorted(unfamiliar, normal, side="left")
+    not_above = jnp.searchsorted(unfamiliar, normal, side="right")
+    # Counts divided before they are averaged: their sum would not fit an int32 or a float32.
+    return jnp.mean((below + not_above) / (2 * len(unfamiliar)))
+
+
+def detection_rate_at_equal_error(normal: Any, unfamiliar: Any) -> jax.Array:
+    """Share of unfamiliar inputs noticed where as large a share of the normal ones is accepted.
+
+    The threshold is the one at which both kinds of error are equally frequent; between the
+    thresholds that the scores allow, the ROC curve is taken as straight.
+
+    Args:
+      normal: scores of normal inputs, `[n]`; higher means more normal.
+      unfamiliar: scores of inputs that should be noticed, `[m]`.
+
+    Returns:
+      `[]` in [0, 1]: 1 minus the equal error rate; 0.5 for a constant score.
+
+    Raises:
+      ValueError: as :func:`auroc`.
+    """
+    normal, unfamiliar = _check(normal, "normal"), _check(unfamiliar, "unfamiliar")
+    normal, unfamiliar = jnp.sort(normal), jnp.sort(unfamiliar)
+    thresholds = jnp.sort(jnp.concatenate([normal, unfamiliar]))
+
+    def noticed(scores):  # share at or below each threshold, after a start at (0, 0)
+        share = jnp.searchsorted(scores, thresholds, side="right") / len(scores)
+        return jnp.concatenate([jnp.zeros(1, share.dtype), share])
+
+    false_alarms, detected = noticed(normal), noticed(unfamiliar)
+    excess = detected + false_alarms - 1  # from -1 to 1, never falling
+    after = jnp.argmax(excess >= 0)
+    before = after - 1
+    gap = excess[after] - excess[before]
+    part = -excess[before] / gap
+    return detected[before] + part * (detected[after] - detected[before])
+
+
+def _check(scores: Any, name: str) -> jax.Array:
+    """Scores as a floating array `[n]`, n >= 1, without NaN when concrete."""
+    scores = scores if isinstance(scores, jax.Array) else np.asarray(scores)
+    if scores.ndim != 1 or scores.size == 0:
+        raise ValueError(f"{name} must be scores of shape [n] with n >= 1, got {scores.shape}.")
+    if not jnp.issubdtype(scores.dtype, jnp.floating):
+        scores = scores.astype(np.float32)
+    if is_concrete(scores) and bool(np.isnan(np.asarray(scores)).any()):
+        raise ValueError(f"{name} has NaN scores; drop or replace them first.")
+    return jnp.asarray(scores)
