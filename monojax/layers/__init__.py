@@ -3,6 +3,7 @@
 from monojax.layers.chain import Chain, Rotation
 from monojax.layers.convex import ICNN, PairwiseICNN, PartialICNN, project_convex
 from monojax.layers.convex_conv import ConvICNN
+from monojax.layers.difference import ConvexMLP, DCNetwork
 from monojax.layers.lipschitz import (
     LMN,
     AOLConv,
@@ -21,6 +22,8 @@ from monojax.layers.lipschitz import (
     group_sort,
 )
 from monojax.layers.lmn import lmn_bound
+from monojax.layers.monotone import MonotoneHead, MonotoneMLP
+from monojax.layers.nonnegative import NonNegativeDense, nonnegative_init
 
 __all__ = [
     "ICNN",
@@ -32,8 +35,13 @@ __all__ = [
     "CayleyDense",
     "Chain",
     "ConvICNN",
+    "ConvexMLP",
+    "DCNetwork",
     "LipschitzMLP",
     "MonLipDense",
+    "MonotoneHead",
+    "MonotoneMLP",
+    "NonNegativeDense",
     "NormDense",
     "PairwiseICNN",
     "PartialICNN",
@@ -45,5 +53,6 @@ __all__ = [
     "SpectralDense",
     "group_sort",
     "lmn_bound",
+    "nonnegative_init",
     "project_convex",
 ]
