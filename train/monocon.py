@@ -84,7 +84,8 @@ def run(config: Any, workdir: Path, bar: Any) -> dict[tuple[str, int], Any]:
     """
     cells, results = Cells(workdir, config.reuse), {}
     problem = PROBLEMS[config.problem](config.data, config.data_dir or None)
-    inputs = [config.problem, config.data, config.recipe, config.cut, config.snapshots]
+    data, recipe = config.data.to_dict(), config.recipe.to_dict()
+    inputs = [config.problem, data, recipe, config.cut, config.snapshots]
     for kind, seed in _cells(config):
         compute = functools.partial(_trained, problem, config, kind, seed, Path(workdir), bar)
         skipped = functools.partial(bar.update, _epochs(config, kind))
@@ -143,5 +144,5 @@ def _trained(problem: Problem, config: Any, kind: str, seed: int, workdir: Path,
 def _keep(path: Path, x: np.ndarray, y: np.ndarray) -> None:
     """Features and outputs of the watched inputs at one epoch."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, x=x.astype(np.float16), y=y.astype(np.float16))
+    np.savez_compressed(buffer, x=x, y=y)  # float32: at the start outputs hardly vary
     write_atomically(path, buffer.getvalue())

@@ -66,8 +66,9 @@ def trajectories(results: Any, problem: Problem, workdir: Path) -> None:
     from matplotlib.lines import Line2D
 
     lines = [
-        Line2D([], [], color="k", linestyle=style, label=PARTS[part])
-        for part, style in (("x", ":"), ("y", "--"), ("z", "-"))
+        Line2D([], [], color="k", label=PARTS["x"], linestyle=":"),
+        Line2D([], [], color="k", label=PARTS["y"], linestyle="--"),
+        Line2D([], [], color="k", label=PARTS["z"], linestyle="-"),
     ]
     figure.legend(handles=lines, loc="outside lower center", ncols=3, frameon=False)
     num = len(results[next(iter(results))][1]["best_x"])
@@ -84,12 +85,16 @@ def recall_curves(results: Any, problem: Problem, workdir: Path) -> None:
     """Recall@k over k, the mean over seeds (Figure 6)."""
     figure, axes = _figure(1, 1, (5.2, 3.8))
     axis, rows = axes[0, 0], []
-    for kind in _kinds(results):
-        curves = np.asarray([n["recall"] for (k, _), (n, _) in results.items() if k == kind])
-        ks = np.arange(1, curves.shape[1] + 1)
-        if curves.mean() > 50:  # the collapsed ablation would squeeze the others together
-            axis.plot(ks, curves.mean(axis=0), "o-", ms=3, color=COLORS[kind], label=TITLES[kind])
-        rows += [[kind, k, f"{v:.3f}"] for k, v in zip(ks, curves.mean(axis=0), strict=True)]
+    means = {
+        kind: np.mean([n["recall"] for (k, _), (n, _) in results.items() if k == kind], axis=0)
+        for kind in _kinds(results)
+    }
+    for kind, curve in means.items():
+        ks = np.arange(1, len(curve) + 1)
+        # A collapsed ablation would squeeze the others together; its numbers are in the CSV.
+        if 2 * curve[0] >= max(other[0] for other in means.values()):
+            axis.plot(ks, curve, "o-", ms=3, color=COLORS[kind], label=TITLES[kind])
+        rows += [[kind, k, f"{value:.3f}"] for k, value in zip(ks, curve, strict=True)]
     axis.set(xlabel="k", ylabel="recall@k %, cosine", xticks=(1, 5, 10, 15, 20))
     axis.set_title(f"{problem.title}: recall@k", fontsize=10)
     axis.grid(alpha=0.3)

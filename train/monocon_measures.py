@@ -108,7 +108,7 @@ def _test_sides(problem: Problem, embed: Embed) -> list[np.ndarray]:
 def _scores(problem: Problem, sides: Any, train: np.ndarray, similarities: Any) -> dict[str, Any]:
     """Score and recalls of embeddings, whole or cut."""
     if not problem.classes:
-        return {"score": metrics.sts_score(*sides, problem.test.gold)}
+        return {"score": metrics.sts_score(sides[0], sides[1], problem.test.gold)}
     data = sides[0], problem.test.label, train, problem.gallery_label
     found: dict[str, Any] = {"score": 100 * metrics.knn_accuracy(*data, 5)}
     for similarity in similarities:

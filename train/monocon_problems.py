@@ -7,7 +7,6 @@ pairs that mean the same: the score is Spearman's correlation with human judgeme
 import dataclasses
 import random
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn

@@ -16,7 +16,7 @@ TITLES = {
     "monocon2": "MonoCon, 2 hidden layers",
 }
 # Gokhale, Tables 1 and 2: score, recall@1, recall@5 (percent), d_eff, RMSE (1e-3).
-PUBLISHED = {
+PUBLISHED: dict[str, dict[str, tuple[float | None, ...]]] = {
     "cifar100": {
         "baseline": (77.75, 76.63, 82.71, 125, 6.40),
         "standard": (78.32, 76.04, 83.48, 78, 4.15),
@@ -86,7 +86,8 @@ def _main(rows: dict[str, Any], problem: Problem, config: Any) -> Table:
         recall = [[run["recall"][k - 1] for run in seeds] for k in (1, 5) if problem.classes]
         shown = [(column("score"), 2), *((r, 2) for r in recall), (column("d_eff"), 1)]
         shown += [(1e3 * column("rmse_test"), 2)]
-        beside = [v for v in published.get(kind, ()) if v is not None] or [None] * len(shown)
+        beside: list[Any] = [v for v in published.get(kind, ()) if v is not None]
+        beside = beside or [None] * len(shown)
         cells = [_cell(v, digits, other) for (v, digits), other in zip(shown, beside, strict=True)]
         cells += [_cell(1e3 * column("rmse_train"), 2), _cell(column("ratio"), 2)]
         cells += [" ".join(str(run["best_epoch"]) for run in seeds)]

@@ -7,6 +7,7 @@ fresh moments.
 """
 
 import dataclasses
+import operator
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,13 +37,8 @@ from monojax.training import (
 from monojax.training.loop import Metrics
 from train.monocon_problems import Problem
 
-KINDS = {
-    "baseline": None,
-    "standard": dict(monotone=False, num_layers=1),
-    "monocon": dict(monotone=True, num_layers=1),
-    "monocon2": dict(monotone=True, num_layers=2),
-}
-"""Head to options of `MonotoneHead`; the baseline embeds with the encoder itself."""
+KINDS = {"baseline": None, "standard": (False, 1), "monocon": (True, 1), "monocon2": (True, 2)}
+"""Head: monotone, and its hidden layers; the baseline embeds with the encoder itself."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,12 +64,15 @@ class Model:
 
     def encode(self, params: Any, state: Any, inputs: Any) -> tuple[jax.Array, jax.Array]:
         """Features x and the head's output y, `[b, d]` each, in inference mode."""
-        x = self.problem.encoder.apply({"params": params["encoder"], **state}, inputs)
+        x: Any = self.problem.encoder.apply({"params": params["encoder"], **state}, inputs)
         return x, self.project(params, x)
 
     def project(self, params: Any, x: jax.Array) -> jax.Array:
         """The head's output for features."""
-        return x if self.head is None else self.head.apply({"params": params["head"]}, x)
+        if self.head is None:
+            return x
+        y: Any = self.head.apply({"params": params["head"]}, x)
+        return y
 
     def loss_fn(self, temperature: float, frozen: bool) -> Callable[..., Any]:
         """The contrastive loss, as `monojax.training.train_step` wants it.
@@ -117,7 +116,10 @@ def build(problem: Problem, kind: str) -> Model:
       Model.
     """
     options = KINDS[kind]
-    return Model(problem, None if options is None else MonotoneHead(problem.dim, **options))
+    if options is None:
+        return Model(problem, None)
+    monotone, layers = options
+    return Model(problem, MonotoneHead(problem.dim, monotone=monotone, num_layers=layers))
 
 
 def cosine(peak: float, epochs: int, steps: int) -> optax.Schedule:
@@ -249,12 +251,12 @@ def train(
     steps = batches.batches.batches_per_epoch
     warm_up, main = optimizers(recipe, steps)
     params, state = model.init(key_params)
-    options = dict(
-        config={"recipe": dict(recipe), "seed": seed, "head": repr(model.head)},
-        log_every=steps,
-        bar=bar and Epochs(bar, steps),
-        tensorboard=False,
-    )
+    options = {
+        "config": {"recipe": dict(recipe), "seed": seed, "head": repr(model.head)},
+        "log_every": steps,
+        "bar": bar and Epochs(bar, steps),
+        "tensorboard": False,
+    }
     if model.head is not None and recipe.warmup_epochs:
         first = create_state(key_warm, params, warm_up, state)
         run = _fit(
@@ -355,9 +357,8 @@ def embedder(model: Model, batch: int = 1000) -> Callable[..., tuple[np.ndarray,
         size, parts = min(batch, num), []
         for start in range(0, num, size):
             rows = np.arange(start, start + size) % num
-            parts.append(
-                jax.device_get(one(params, state, jax.tree.map(lambda a: a[rows], inputs)))
-            )
+            taken = jax.tree.map(operator.itemgetter(rows), inputs)
+            parts.append(jax.device_get(one(params, state, taken)))
         x, y = (np.concatenate(side)[:num] for side in zip(*parts, strict=True))
         return x, y
 
