@@ -55,7 +55,8 @@ class Model:
         inputs = self.problem.eval_inputs(jax.tree.map(jnp.asarray, example))
         variables = dict(self.problem.encoder.init(key_encoder, inputs))
         if self.problem.pretrained is not None:
-            variables = self.problem.pretrained(key_new, variables)
+            # Copies: a step takes the memory of its state, and the next model starts here, too.
+            variables = jax.tree.map(jnp.array, self.problem.pretrained(key_new, variables))
         params = {"encoder": variables.pop("params", {})}
         if self.head is not None:
             width = jnp.zeros((1, self.problem.dim))

@@ -39,16 +39,16 @@ def get_config(mode="full"):
         clip=1.0,
         warmup_epochs=2,  # 62 steps
         warmup_lr=1e-4,
-        epochs=50,  # of 31 steps
+        epochs=40,  # of 31 steps
         patience=20,
-        validate_every=1,
+        validate_every=5,
     )
     c.cut = (64, 16, 8)  # principal components
-    c.snapshots = (0, 2, 5, 10, 20)  # epochs of the correlation maps; the last is added
+    c.snapshots = (0, 5, 10, 20)  # epochs of the correlation maps; the last is added
     if mode == "quick":
         c.seeds, c.once, c.cut, c.snapshots = (42,), (), (4,), (0, 1)
         c.data.update(train=200, valid=60, test=100, watch=60, features=(16, 16))
-        c.recipe.update(batch=64, epochs=2, warmup_epochs=1, patience=2)
+        c.recipe.update(batch=64, epochs=2, warmup_epochs=1, patience=2, validate_every=1)
         c.embed_batch = 100
     elif mode != "full":
         raise ValueError(f"unknown mode {mode!r}; monocon_digits.py has 'full' and 'quick'.")
