@@ -23,6 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from monojax.checks import check_points, is_concrete
+from monojax.compact import CompactIndex, compress
+
+__all__ = ["BLOCK", "WHOLE", "CompactIndex", "compress", "supcon_loss"]
 
 WHOLE = 4096
 """Anchors up to which the matrix of similarities is formed whole unless ``block`` is given."""
