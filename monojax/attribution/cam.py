@@ -13,10 +13,10 @@ Fn = Callable[..., Any]
 
 
 def _slope_and_value(
-    fn: Fn, x: Any, target: Any, args: tuple, layer: Any
+    fn: Fn, x: Any, target: Any, args: tuple, layer: Any, freeze: Any
 ) -> tuple[jax.Array, jax.Array]:
     """Gradient and value at the layer, both `[positions..., channels]`."""
-    reading, _ = explain(fn, x, target, args, layer, Mode(), spatial=True)
+    reading, _ = explain(fn, x, target, args, layer, Mode(freeze), spatial=True)
     slope, _ = channels_last(reading.slope[0].f, reading.layout)
     value, channels = channels_last(reading.value.f, reading.layout)
     if not channels:
@@ -28,8 +28,9 @@ def _slope_and_value(
 
 
 def grad_cam(
-    fn: Fn, x: Any, target: Any, *, args: tuple = (), layer: Any = None, rectify: bool = True
-) -> jax.Array:
+    fn: Fn, x: Any, target: Any, *, args: tuple = (), layer: Any = None, rectify: bool = True,
+    freeze: Any = (),
+) -> jax.Array:  # fmt: skip
     """Grad-CAM: channels weighted by the mean of their gradient over positions.
 
     Args:
@@ -40,24 +41,26 @@ def grad_cam(
       layer: where: a module path or its end, a tag, a number of split_report; None for the input
         of the last convolution that sees more than one position.
       rectify: negative values become 0, as published.
+      freeze: what is held at its forward value, as in :func:`monojax.split`; by default nothing.
 
     Returns:
       `[h, w]` at the layer's own size.
 
     Raises:
-      ValueError: on a wrong layer, target or option, a batch, NaN, a primitive without a rule.
+      ValueError: on a wrong layer, target or option, a batch, NaN.
 
     Reference:
       Selvaraju et al., "Grad-CAM", 2017, arXiv 1610.02391.
     """
-    slope, value = _slope_and_value(fn, x, target, args, layer)
+    slope, value = _slope_and_value(fn, x, target, args, layer, freeze)
     weights = slope.mean(axis=tuple(range(slope.ndim - 1)))
     return _rectified((value * weights).sum(-1), rectify)
 
 
 def grad_cam_pp(
-    fn: Fn, x: Any, target: Any, *, args: tuple = (), layer: Any = None, rectify: bool = True
-) -> jax.Array:
+    fn: Fn, x: Any, target: Any, *, args: tuple = (), layer: Any = None, rectify: bool = True,
+    freeze: Any = (),
+) -> jax.Array:  # fmt: skip
     """Grad-CAM++: positive gradients weighted by their share in the score's curvature.
 
     Args:
@@ -67,6 +70,7 @@ def grad_cam_pp(
       args: further arguments of fn.
       layer: where, as in :func:`grad_cam`.
       rectify: negative values become 0.
+      freeze: as in :func:`grad_cam`.
 
     Returns:
       `[h, w]`.
@@ -78,7 +82,7 @@ def grad_cam_pp(
       Chattopadhay et al., "Grad-CAM++", 2018, arXiv 1710.11063; derivatives of exp(score), whose
       common factor cancels.
     """
-    slope, value = _slope_and_value(fn, x, target, args, layer)
+    slope, value = _slope_and_value(fn, x, target, args, layer, freeze)
     positions = tuple(range(slope.ndim - 1))
     below = 2 * slope**2 + value.sum(axis=positions) * slope**3
     share = slope**2 / jnp.where(below == 0, 1, below)
@@ -87,8 +91,9 @@ def grad_cam_pp(
 
 
 def layer_cam(
-    fn: Fn, x: Any, target: Any, *, args: tuple = (), layer: Any = None, rectify: bool = True
-) -> jax.Array:
+    fn: Fn, x: Any, target: Any, *, args: tuple = (), layer: Any = None, rectify: bool = True,
+    freeze: Any = (),
+) -> jax.Array:  # fmt: skip
     """LayerCAM: positive gradients times activations, position by position.
 
     Args:
@@ -98,6 +103,7 @@ def layer_cam(
       args: further arguments of fn.
       layer: where, as in :func:`grad_cam`.
       rectify: negative values become 0.
+      freeze: as in :func:`grad_cam`.
 
     Returns:
       `[h, w]`.
@@ -108,7 +114,7 @@ def layer_cam(
     Reference:
       Jiang et al., "LayerCAM", IEEE TIP 2021.
     """
-    slope, value = _slope_and_value(fn, x, target, args, layer)
+    slope, value = _slope_and_value(fn, x, target, args, layer, freeze)
     return _rectified((value * jnp.maximum(slope, 0)).sum(-1), rectify)
 
 

@@ -20,7 +20,7 @@ STREAMS = ("+", "-")
 
 def _sensitivity(
     fn: Fn, x: Any, target: Any, args: tuple, layer: Any, alpha: Any, pool: str, recentre: Any,
-    part: str, stream: str, spatial: bool,
+    part: str, stream: str, spatial: bool, freeze: Any,
 ) -> tuple[jax.Array, Reading]:  # fmt: skip
     """The derivative of one part on one stream, from a single backward pass."""
     if part not in SEEDS or stream not in STREAMS:
@@ -28,7 +28,7 @@ def _sensitivity(
             f"part must be 'g' or 'h' and stream '+' or '-', got {part!r}, {stream!r}."
         )
     strategy, shifts = check_options(pool, recentre)
-    mode = SplitMode(pool, strategy, check_alpha(alpha))
+    mode = SplitMode(pool, strategy, check_alpha(alpha), freeze)
     reading, _ = explain(
         fn, x, target, args, layer, mode, seed=SEEDS[part], shifts=shifts, spatial=spatial
     )
@@ -49,6 +49,7 @@ def split_grad(
     part: str = "g",
     stream: str = "+",
     reduce: str = "mean",
+    freeze: Any = (),
 ) -> jax.Array:
     r"""SplitGrad: the stabilised sensitivity of one part on one stream, averaged over channels.
 
@@ -66,6 +67,7 @@ def split_grad(
       part: "g" or "h".
       stream: "+" or "-".
       reduce: over channels, "mean", "sum" or "none".
+      freeze: what is held at its forward value, as in :func:`monojax.split`: attention, layer norm.
 
     Returns:
       `[h, w]` at the layer's own size.
@@ -77,7 +79,7 @@ def split_grad(
       Zimmermann, Loho, "Hidden Monotonicity", CVPR 2026, arXiv 2601.07700.
     """
     slope, reading = _sensitivity(
-        fn, x, target, args, layer, alpha, pool, recentre, part, stream, False
+        fn, x, target, args, layer, alpha, pool, recentre, part, stream, False, freeze
     )
     return to_map(slope, reading.layout, reduce)
 
@@ -95,6 +97,7 @@ def split_cam(
     part: str = "g",
     stream: str = "+",
     rectify: bool = False,
+    freeze: Any = (),
 ) -> jax.Array:
     r"""SplitCAM: stabilised sensitivities times the stream's activations, summed over channels.
 
@@ -114,6 +117,7 @@ def split_cam(
       part: "g" or "h".
       stream: "+" or "-".
       rectify: negative values become 0.
+      freeze: as in :func:`split_grad`.
 
     Returns:
       `[h, w]` at the layer's own size.
@@ -125,7 +129,7 @@ def split_cam(
       Zimmermann, Loho, "Hidden Monotonicity", CVPR 2026, arXiv 2601.07700.
     """
     slope, reading = _sensitivity(
-        fn, x, target, args, layer, alpha, pool, recentre, part, stream, True
+        fn, x, target, args, layer, alpha, pool, recentre, part, stream, True, freeze
     )
     value = reading.value.p if stream == "+" else reading.value.n
     cam = to_map(slope * value, reading.layout, "sum")
