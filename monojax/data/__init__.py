@@ -5,14 +5,19 @@ Two small sets travel inside the package; the others are read from a folder that
 this package costs numpy and the standard library only.
 """
 
+from monojax.data.images import ImageSplits, fashion_mnist, mnist, notmnist
 from monojax.data.synthetic import SyntheticData, additive_monotone, additive_target
 from monojax.data.tabular import TABULAR_SETS, TabularData, load_tabular
 
 __all__ = [
     "TABULAR_SETS",
+    "ImageSplits",
     "SyntheticData",
     "TabularData",
     "additive_monotone",
     "additive_target",
+    "fashion_mnist",
     "load_tabular",
+    "mnist",
+    "notmnist",
 ]
