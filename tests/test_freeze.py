@@ -111,21 +111,23 @@ def test_split_of_the_frozen_network_is_the_split_written_by_hand(x64):
     assert theirs.kind == "dc"
 
 
-@pytest.mark.parametrize("layer", ["tokens", "block_0/up"])
+@pytest.mark.parametrize("layer", ["tokens_0", "block_0/up"])
 def test_alpha_one_half_and_zero_on_a_vit(x64, layer):
     fn, _, _, x = vit64()
     options = dict(layer=layer, freeze=True)
-    half, gradient, cam, four = jax.jit(
+    half, gradient, cam, both, four = jax.jit(
         lambda x: (
             attribution.split_grad(fn, x, 2, alpha=0.5, **options),
             attribution.gradient(fn, x, 2, **options),
             attribution.split_cam(fn, x, 2, alpha=0.5, **options),
+            attribution.split_cam(fn, x, 2, alpha=0.5, stream="both", **options),
             sensitivities(fn, x, 2, layers=[layer], alpha=0.0, freeze=True),
         )
     )(x)
     np.testing.assert_allclose(half, gradient / 2, atol=1e-13)
+    product = attribution.gradient_x_input(fn, x, 2, **options)
+    np.testing.assert_allclose(both, product / 2, atol=1e-12)
     if layer == "block_0/up":  # re-centred there: p is the positive part of the value
-        product = attribution.gradient_x_input(fn, x, 2, **options)
         value = product / jnp.where(gradient == 0, 1, gradient)
         np.testing.assert_allclose(cam, gradient / 2 * jnp.maximum(value, 0), atol=1e-12)
     (four,) = four.values()
@@ -239,7 +241,7 @@ def test_errors_name_the_primitive_and_freeze(x64):
     with pytest.raises(SplitError, match=r"'dot_general' in .*attention.*freeze='product'"):
         mj.split(fn, freeze="normalizer")(x)
     with pytest.raises(SplitError, match=r"'exp' in .*attention.*freeze='softmax'"):
-        attribution.split_cam(fn, x, 1, layer="tokens", freeze=("normalizer", "product"))
+        attribution.split_cam(fn, x, 1, layer="tokens_0", freeze=("normalizer", "product"))
     with pytest.raises(SplitError, match=r"'mul' in .*norm1.*freeze='product'"):
         attribution.lrp(fn, x, 1)
     with pytest.raises(ValueError, match=r"names out of .*'layernorm'"):

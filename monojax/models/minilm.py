@@ -12,6 +12,7 @@ import numpy as np
 
 from monojax.models.pretrained import Entry, convert
 from monojax.models.tensor_files import read_tensors
+from monojax.splitting.tags import tag
 
 EPSILON = 1e-12
 """Of every layer norm."""
@@ -101,6 +102,8 @@ class MiniLM(nn.Module):
     ) -> jax.Array:
         """Embeddings as :meth:`embed` gives them to the last layer's states.
 
+        Places for maps: "tokens_i" in front of layer i.
+
         Args:
           embeddings: `[b, t, width]`.
           mask: bool or 0/1 `[b, t]`, false for padding; None for no padding.
@@ -111,8 +114,8 @@ class MiniLM(nn.Module):
         """
         x = self.drop(self.norm(embeddings), deterministic=not train)
         mask = None if mask is None else mask.astype(bool)[:, None, None, :]
-        for layer in self.layer:
-            x = layer(x, mask, train)
+        for i, layer in enumerate(self.layer):
+            x = layer(tag(x, f"tokens_{i}"), mask, train)
         return x
 
     def pooled(

@@ -65,7 +65,7 @@ class ViT(nn.Module):
     def __call__(self, x: jax.Array, keep: jax.Array | None = None) -> jax.Array:
         """`[b, h, w, c]` to logits `[b, num_classes]`.
 
-        The tokens behind the position embedding are the place "tokens" for maps.
+        Places for maps: "tokens_0" behind the position embedding, "tokens_i" in front of block i.
 
         Args:
           x: images.
@@ -88,7 +88,6 @@ class ViT(nn.Module):
             if keep is not None:
                 keep = jnp.concatenate([jnp.ones_like(keep[:, :1]), keep], axis=1)
         x = x + self.param("position", nn.initializers.normal(0.02), (1, *x.shape[1:]), x.dtype)
-        x = tag(x, "tokens")
         mask = None if keep is None else keep[:, None, None, :]
         for i in range(self.depth):
             block = ViTBlock(
@@ -98,7 +97,7 @@ class ViT(nn.Module):
                 self.dtype,
                 name=f"block_{i}",
             )
-            x = block(x, mask)
+            x = block(tag(x, f"tokens_{i}"), mask)
         x = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
         if self.pool == "cls":
             x = x[:, 0]
