@@ -1,5 +1,8 @@
 """The token experiment: deletion orders, areas, a quick run that resumes."""
 
+import dataclasses
+import types
+
 import numpy as np
 import pytest
 
@@ -64,25 +67,38 @@ class Bar:
         self.count += units
 
 
-def test_quick_run_writes_the_table_and_resumes(tmp_path, monkeypatch):
+def test_run_writes_the_table_and_resumes(tmp_path, monkeypatch):
+    """On a linear score, where gradient times input is the best there is."""
     config, bar = get_config("quick"), Bar()
-    config.methods = ("random order", "attention rollout", "gradient x input", "SplitCAM")
-    config.vit.steps, config.vit.alphas = 2, (0.45,)
+    config.validation, config.test = 1, 1
+    config.methods = ("random order", "gradient x input", "SplitCAM")
+    config.vit.layers = ("input",)
     tokens.check(config)
-    bar.set_postfix_str = bar.set_description = bar.write = lambda *_, **__: None
-    results = tokens.run(config, tmp_path, bar)
-    assert {name: len(values) for name, values in results["vit"].items()} == dict.fromkeys(
-        config.methods, config.test
-    )
+    words = [["a", "b", "c", "d"]] * 2
+    one = dataclasses.replace(problem([8, 1, 4, 2]), name="vit", words=words)
+    monkeypatch.setattr(tokens, "_problem", lambda *_: one)
+    results = tokens.run(config, tmp_path, bar)["vit"]
+    assert bar.count == 300 and set(results) == set(config.methods)
+    assert results["gradient x input"] == results["SplitCAM"] <= results["random order"]
     text = (tmp_path / "tokens.md").read_text()
-    assert "SplitCAM" in text and "alpha" in text and "mode quick" in text
+    assert "SplitCAM" in text and "alpha 0.4" in text and "mode quick" in text
     for name in ("curves.png", "vit.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-    # A second run reads what is finished.
-    monkeypatch.setattr(tokens, "attributions", None)
-    again = tokens.run(config, tmp_path, bar)
-    for name, values in results["vit"].items():
-        np.testing.assert_array_equal(again["vit"][name], values)
+    monkeypatch.setattr(tokens, "attributions", None)  # a second run reads what is finished
+    again = tokens.run(config, tmp_path, bar)["vit"]
+    for name, values in results.items():
+        np.testing.assert_array_equal(again[name], values)
+
+
+@pytest.mark.slow
+def test_quick_mode_runs_whole(tmp_path):
+    config = get_config("quick")
+    bar = types.SimpleNamespace(update=lambda _: None)
+    bar.set_postfix_str = bar.set_description = bar.write = lambda *_, **__: None
+    results = tokens.run(config, tmp_path, bar)["vit"]
+    assert {name: len(values) for name, values in results.items()} == dict.fromkeys(
+        config.methods, config.test
+    )
 
 
 @pytest.mark.parametrize(

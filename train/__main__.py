@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 CONFIGS = Path(__file__).parent / "configs"
-EXPERIMENTS = ("lipschitz_fits", "penalties", "sentences", "sphere", "tokens")
+EXPERIMENTS = ("explain", "lipschitz_fits", "penalties", "sentences", "sphere", "tokens")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -46,9 +46,9 @@ _BODIES = {
 def call(walk: Any, eqn: Any, *args: Any) -> list[Any]:
     """Walks through the body; custom derivatives and rematerialisation are left out."""
     whole = NAMED.get(eqn.params.get("name"))
-    if whole is not None and isinstance(data := walk.resolved(args[0]), Split):
-        if not depends(args[1]):
-            return [whole(walk, eqn, data, args[1])]
+    data = None if whole is None else walk.resolved(args[0])
+    if whole is not None and isinstance(data, Split) and not depends(args[1]):
+        return [whole(walk, eqn, data, args[1])]
     body = compat.as_closed(eqn.params[_BODIES[eqn.primitive.name]])
     return walk.run(body, args)
 

@@ -1,6 +1,7 @@
 """One training loop for every experiment: steps, loop, checkpoints, metrics, work directories."""
 
 from monojax.training.batches import ArrayBatches, Batches
+from monojax.training.cells import Cells
 from monojax.training.checkpoints import CheckpointError, Checkpoints
 from monojax.training.interrupts import Interrupts
 from monojax.training.loop import Run, fit
@@ -22,6 +23,7 @@ from monojax.training.writers import MetricsWriter, read_metrics
 __all__ = [
     "ArrayBatches",
     "Batches",
+    "Cells",
     "CheckpointError",
     "Checkpoints",
     "Interrupts",
