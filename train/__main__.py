@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 CONFIGS = Path(__file__).parent / "configs"
-EXPERIMENTS = ("explain", "lipschitz_fits", "monocon", "penalties", "sphere")
+EXPERIMENTS = (
+    "explain",
+    "lipschitz_fits",
+    "monocon",
+    "penalties",
+    "sentences",
+    "sphere",
+    "tokens",
+)
 
 
 def main(argv: list[str] | None = None) -> int:
