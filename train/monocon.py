@@ -7,6 +7,7 @@ are written from the best validation of each run.
 
 import functools
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,17 @@ from train import monocon_tables as tables
 from train.arguments import near
 from train.lipschitz_training import Cells
 from train.monocon_measures import dynamics, final, order_violations, unit, validation
-from train.monocon_problems import PROBLEMS, Problem
+from train.monocon_problems import Problem, cifar, cifar10_lite, digit_pairs
+from train.monocon_sentences import cached_sentences, sentences
 from train.monocon_training import KINDS, build, embedder, train
 
+PROBLEMS: dict[str, Callable[..., Problem]] = {
+    "cached_sentences": cached_sentences,
+    "cifar": cifar,
+    "cifar10_lite": cifar10_lite,
+    "digits": digit_pairs,
+    "sentences": sentences,
+}
 SHOWN = 2000  # test embeddings that are kept for the t-SNE picture
 
 

@@ -66,6 +66,8 @@ class Problem:
     """Held-out inputs whose correlations and dimension are watched during training."""
     pretrained: Callable[[jax.Array, dict[str, Any]], dict[str, Any]] | None = None
     """``(key, fresh variables) -> variables``, or None to start afresh"""
+    collate: Callable[[Any], Any] = lambda batch: batch
+    """Applied to a batch in the host's memory: cuts padding, for example."""
 
 
 def labelled_views(batch: Any, axis_name: str | None) -> tuple[Any, jax.Array]:
@@ -261,10 +263,3 @@ def cifar10_lite(options: Any, data_dir: str | None = None) -> Problem:
         watch=x_train[held[-options.watch :]],
         pretrained=lambda key, fresh: {"params": {"block": block}},
     )
-
-
-PROBLEMS: dict[str, Callable[..., Problem]] = {
-    "cifar": cifar,
-    "cifar10_lite": cifar10_lite,
-    "digits": digit_pairs,
-}

@@ -177,15 +177,16 @@ def optimizers(recipe: Any, steps: int) -> tuple[Any, Any]:
 class Clocked:
     """Batches that know how long the step has waited for them."""
 
-    def __init__(self, batches: Any):
-        """Wraps batches of the loop."""
+    def __init__(self, batches: ArrayBatches, collate: Callable[[Any], Any]):
+        """Wraps batches of the loop; ``collate`` is applied to each."""
+        self.collate = collate
         self.batches, self.waited, self.started = batches, 0.0, time.perf_counter()
         self.get_state, self.set_state = batches.get_state, batches.set_state
 
     def __next__(self) -> Any:
         """The next batch."""
         start = time.perf_counter()
-        batch = next(self.batches)
+        batch = self.collate(next(self.batches))
         self.waited += time.perf_counter() - start
         return batch
 
@@ -245,13 +246,19 @@ def train(
       Trained.
     """
     key_params, key_warm, key_main = jax.random.split(jax.random.key(seed), 3)
-    source = lambda salt: ArrayBatches(
-        model.problem.train, recipe.batch, seed=seed + salt, keep_last=recipe.keep_last
-    )
-    batches = Clocked(source(0))
+
+    def source(salt: int) -> Clocked:
+        order = {"seed": seed + salt, "keep_last": recipe.keep_last}
+        batches = ArrayBatches(model.problem.train, recipe.batch, **order)
+        return Clocked(batches, model.problem.collate)
+
+    batches = source(0)
     steps = batches.batches.batches_per_epoch
     warm_up, main = optimizers(recipe, steps)
     params, state = model.init(key_params)
+    if not jax.tree.leaves(params):  # frozen features without a head
+        found = jax.device_get(dict(evaluate(params, state, 0)))
+        return Trained(params, state, 0, 0, 0.0, [found])
     options = {
         "config": {"recipe": dict(recipe), "seed": seed, "head": repr(model.head)},
         "log_every": steps,
@@ -358,7 +365,7 @@ def embedder(model: Model, batch: int = 1000) -> Callable[..., tuple[np.ndarray,
         size, parts = min(batch, num), []
         for start in range(0, num, size):
             rows = np.arange(start, start + size) % num
-            taken = jax.tree.map(operator.itemgetter(rows), inputs)
+            taken = model.problem.collate(jax.tree.map(operator.itemgetter(rows), inputs))
             parts.append(jax.device_get(one(params, state, taken)))
         x, y = (np.concatenate(side)[:num] for side in zip(*parts, strict=True))
         return x, y
