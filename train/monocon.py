@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from monojax.training import write_atomically
+from monojax.training import Cells, write_atomically
 from train import monocon_figures as figures
 from train import monocon_tables as tables
 from train.arguments import near
-from train.lipschitz_training import Cells
 from train.monocon_measures import dynamics, final, order_violations, unit, validation
 from train.monocon_problems import Problem, cifar, cifar10_lite, digit_pairs
 from train.monocon_sentences import cached_sentences, sentences
