@@ -5,6 +5,7 @@ __version__ = "0.1.0"
 from monojax import attribution, conjugate, groups, layers, metrics, penalties, splitting
 from monojax.bilipschitz import BLNN, PartialBLNN
 from monojax.bilipschitz_conv import ConvBLNN
+from monojax.contrastive import supcon_loss
 from monojax.directions import check_directions
 from monojax.groups import group_penalty, total_activation
 from monojax.penalties import monotonicity_penalty, value_and_penalty
@@ -43,6 +44,7 @@ __all__ = [
     "split",
     "split_report",
     "splitting",
+    "supcon_loss",
     "tag",
     "total_activation",
     "uniform_points",

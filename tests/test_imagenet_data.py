@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monojax.data import augment
+from monojax.data import crops
 from monojax.data.image_sources import (
     FakeImages,
     FolderImages,
@@ -171,9 +171,9 @@ def test_a_batch_that_does_not_divide_by_the_hosts():
 def test_the_central_crop_is_resize_then_crop():
     """Against the two steps written out; pixels at the border see less of their surroundings."""
     np.testing.assert_array_equal(
-        augment.eval_crop(photo(256, 352), 224), photo(256, 352)[16:240, 64:288]
+        crops.eval_crop(photo(256, 352), 224), photo(256, 352)[16:240, 64:288]
     )
-    got = augment.eval_crop(photo(512, 704), 224)
+    got = crops.eval_crop(photo(512, 704), 224)
     small = Image.fromarray(photo(512, 704)).resize((352, 256), Image.Resampling.BILINEAR)
     want = np.asarray(small)[16:240, 64:288]
     assert got.shape == (224, 224, 3) and got.dtype == np.uint8
@@ -185,7 +185,7 @@ def test_random_crops_have_the_asked_areas_and_mirror_half():
     ramp = np.repeat(np.linspace(0, 255, 200)[None, :, None], 200, 0).repeat(3, 2).astype(np.uint8)
     widths, mirrored = [], []
     for i in range(300):
-        crop = augment.train_crop(ramp, 16, np.random.default_rng(i), scale=(0.25, 0.25))
+        crop = crops.train_crop(ramp, 16, np.random.default_rng(i), scale=(0.25, 0.25))
         row = crop[8, :, 0].astype(float)
         mirrored.append(row[0] > row[-1])
         widths.append(abs(row[-1] - row[0]) / 255 * 16 / 15)
@@ -197,25 +197,25 @@ def test_random_crops_have_the_asked_areas_and_mirror_half():
 
 def test_crops_of_long_images_and_other_kinds_of_files():
     rng = np.random.default_rng(0)
-    assert augment.train_crop(photo(20, 400), 8, rng).shape == (8, 8, 3)
+    assert crops.train_crop(photo(20, 400), 8, rng).shape == (8, 8, 3)
     for data in (jpeg(photo(), "L"), jpeg(photo(), "CMYK"), jpeg(photo(), "P", "PNG")):
-        assert augment.eval_crop(data, 8).shape == (8, 8, 3)
-    fine = augment.eval_crop(photo(), 32)  # the JPEG is decoded at a quarter of its size
-    assert np.abs(augment.eval_crop(jpeg(photo()), 32).astype(int) - fine).max() < 12
+        assert crops.eval_crop(data, 8).shape == (8, 8, 3)
+    fine = crops.eval_crop(photo(), 32)  # the JPEG is decoded at a quarter of its size
+    assert np.abs(crops.eval_crop(jpeg(photo()), 32).astype(int) - fine).max() < 12
     whole = jpeg(photo())
     for data in (b"", b"no image", whole[:200], whole[: len(whole) // 2]):
-        with pytest.raises(augment.BadImage):
-            augment.eval_crop(data, 8)
+        with pytest.raises(crops.BadImage):
+            crops.eval_crop(data, 8)
     with pytest.raises(ValueError, match=r"uint8 \[h, w, 3\]"):
-        augment.eval_crop(np.zeros((4, 4)), 8)
+        crops.eval_crop(np.zeros((4, 4)), 8)
 
 
 def test_normalise_is_the_closed_form():
     pixels = np.random.default_rng(0).integers(256, size=(2, 3, 3, 3), dtype=np.uint8)
-    want = (pixels / 255 - np.array(augment.MEAN)) / np.array(augment.STD)
-    got = augment.normalise(pixels)
+    want = (pixels / 255 - np.array(crops.MEAN)) / np.array(crops.STD)
+    got = crops.normalise(pixels)
     np.testing.assert_allclose(got, want, atol=1e-6)  # float32 rounding of numbers up to 2.6
-    assert augment.normalise(pixels, "bfloat16").dtype == "bfloat16"
+    assert crops.normalise(pixels, "bfloat16").dtype == "bfloat16"
 
 
 def write_folders(root, classes=3, each=2):
@@ -284,7 +284,7 @@ def test_tensorflow_datasets_without_tensorflow(tmp_path):
     copy = pickle.loads(pickle.dumps(images))  # as it is sent to a worker process
     for i in range(5):
         data, label = copy[i]
-        assert label == 7 * i and abs(int(augment.eval_crop(data, 4).mean()) - 40 * i) <= 2
+        assert label == 7 * i and abs(int(crops.eval_crop(data, 4).mean()) - 40 * i) <= 2
     assert copy.name(3) == "imagenet2012/train row 3"
     assert sorted(labels(draw(images, 1, 5))) == [0, 7, 14, 21, 28]
     assert len(open_images("tfds", "validation", tmp_path)) == 3
@@ -313,7 +313,7 @@ def test_photos(data_dir, monkeypatch):
     images = open_images("photos", "train", data_dir)
     assert isinstance(images, PhotoImages) and len(images) == 250
     assert [images[i][1] for i in (0, 1, 249)] == [0, 4, 996]
-    assert augment.eval_crop(images[3][0], 64).shape == (64, 64, 3)
+    assert crops.eval_crop(images[3][0], 64).shape == (64, 64, 3)
     monkeypatch.delenv("MONOJAX_DATA", raising=False)
     with pytest.raises(FileNotFoundError, match=r"imagenet_samples_224\.npz"):
         open_images("photos", "train")

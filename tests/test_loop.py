@@ -283,6 +283,47 @@ def test_best_by_maximum_keeps_that_state(tmp_path):
     assert run.best["step"] == 5  # the error falls, so its maximum is the first evaluation
 
 
+@pytest.mark.parametrize(
+    ("values", "stop"),
+    [
+        # A value per evaluation, every 5 steps; patience 10 steps, that is two bad ones.
+        ([1, 2, 3, 4], 20),
+        ([3, 2, 1, 4], 15),
+        ([3, 2, 4, 1], 20),
+        ([3, 3, 3, 3], 15),  # equal is not better
+    ],
+)
+def test_patience_counts_steps_since_the_best(tmp_path, values, stop):
+    scores = lambda state: {"score": float(values[int(state.step) // 5 - 1])}
+    run = lambda: go(tmp_path / "run", evaluate=scores, best=("score", "max"), patience=10)
+    first = run()
+    assert (first.steps, first.stopped_early) == (stop, stop < 20)
+    again = run()  # a run that stopped early stays stopped
+    assert (again.steps, again.resumed_from, again.stopped_early) == (stop, stop, stop < 20)
+    assert again.best == first.best
+
+
+def test_patience_between_evaluations_waits_for_the_next_one(tmp_path):
+    scores = lambda state: {"score": -float(state.step)}
+    run = go(tmp_path / "run", evaluate=scores, best=("score", "max"), patience=7)
+    assert run.steps == 15
+
+
+def test_patience_needs_something_to_watch():
+    with pytest.raises(ValueError, match="needs best and evaluate"):
+        go(None, best=None, patience=5)
+
+
+def test_the_last_short_batch_may_be_kept():
+    source = training.ArrayBatches(np.arange(10), 4, seed=0, keep_last=True)
+    assert source.batches_per_epoch == 3
+    parts = [next(source) for _ in range(6)]
+    assert [len(part) for part in parts] == [4, 4, 2, 4, 4, 2]
+    for epoch in (parts[:3], parts[3:]):
+        assert sorted(np.concatenate(epoch)) == list(range(10))
+    assert training.ArrayBatches(np.arange(8), 4, keep_last=True).batches_per_epoch == 2
+
+
 def test_batches_repeat_and_cover():
     stream = training.ArrayBatches(np.arange(10), 3, seed=1)
     epochs = [np.concatenate([next(stream) for _ in range(3)]) for _ in range(2)]

@@ -9,14 +9,19 @@ from typing import Any
 
 CONFIGS = Path(__file__).parent / "configs"
 EXPERIMENTS = (
+EXPERIMENTS = (
     "difference",
     "explain",
     "groups",
     "imagenet",
     "lipschitz_fits",
+    "monocon",
     "occlusion",
     "penalties",
+    "sentences",
     "sphere",
+    "tokens",
+)
 )
 
 

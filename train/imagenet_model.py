@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from monojax.data.augment import normalise
+from monojax.data.crops import normalise
 from monojax.groups import activation_classifier, group_penalty
 from monojax.models.pretrained import load_pretrained
 from monojax.models.resnet import ResNet

@@ -11,10 +11,13 @@ from monojax.attribution.gradients import (
 from monojax.attribution.images import grid, normalise, overlay, resize
 from monojax.attribution.layers import at_layers
 from monojax.attribution.lrp import lrp, split_lrp
+from monojax.attribution.rollout import attention_rollout, attention_weights
 from monojax.attribution.splits import split_cam, split_grad
 
 __all__ = [
     "at_layers",
+    "attention_rollout",
+    "attention_weights",
     "grad_cam",
     "grad_cam_pp",
     "gradient",

@@ -25,8 +25,8 @@ def _slope_and_value(reading: Reading) -> tuple[jax.Array, jax.Array]:
     return slope, value
 
 
-def _at(fn: Fn, x: Any, target: Any, args: tuple, layer: Any) -> Reading:
-    return explain(fn, x, target, args, layer, Mode(), spatial=True)[0]
+def _at(fn: Fn, x: Any, target: Any, args: tuple, layer: Any, freeze: Any) -> Reading:
+    return explain(fn, x, target, args, layer, Mode(freeze), spatial=True)[0]
 
 
 def grad_cam_of(reading: Reading, rectify: bool = True) -> jax.Array:
@@ -53,8 +53,9 @@ def layer_cam_of(reading: Reading, rectify: bool = True) -> jax.Array:
 
 
 def grad_cam(
-    fn: Fn, x: Any, target: Any, *, args: tuple = (), layer: Any = None, rectify: bool = True
-) -> jax.Array:
+    fn: Fn, x: Any, target: Any, *, args: tuple = (), layer: Any = None, rectify: bool = True,
+    freeze: Any = (),
+) -> jax.Array:  # fmt: skip
     """Grad-CAM: channels weighted by the mean of their gradient over positions.
 
     Args:
@@ -65,22 +66,24 @@ def grad_cam(
       layer: where: a module path or its end, a tag, a number of split_report; None for the input
         of the last convolution that sees more than one position.
       rectify: negative values become 0, as published.
+      freeze: what is held at its forward value, as in :func:`monojax.split`; by default nothing.
 
     Returns:
       `[h, w]` at the layer's own size.
 
     Raises:
-      ValueError: on a wrong layer, target or option, a batch, NaN, a primitive without a rule.
+      ValueError: on a wrong layer, target or option, a batch, NaN.
 
     Reference:
       Selvaraju et al., "Grad-CAM", 2017, arXiv 1610.02391.
     """
-    return grad_cam_of(_at(fn, x, target, args, layer), rectify)
+    return grad_cam_of(_at(fn, x, target, args, layer, freeze), rectify)
 
 
 def grad_cam_pp(
-    fn: Fn, x: Any, target: Any, *, args: tuple = (), layer: Any = None, rectify: bool = True
-) -> jax.Array:
+    fn: Fn, x: Any, target: Any, *, args: tuple = (), layer: Any = None, rectify: bool = True,
+    freeze: Any = (),
+) -> jax.Array:  # fmt: skip
     """Grad-CAM++: positive gradients weighted by their share in the score's curvature.
 
     Args:
@@ -90,6 +93,7 @@ def grad_cam_pp(
       args: further arguments of fn.
       layer: where, as in :func:`grad_cam`.
       rectify: negative values become 0.
+      freeze: as in :func:`grad_cam`.
 
     Returns:
       `[h, w]`.
@@ -101,12 +105,13 @@ def grad_cam_pp(
       Chattopadhay et al., "Grad-CAM++", 2018, arXiv 1710.11063; derivatives of exp(score), whose
       common factor cancels.
     """
-    return grad_cam_pp_of(_at(fn, x, target, args, layer), rectify)
+    return grad_cam_pp_of(_at(fn, x, target, args, layer, freeze), rectify)
 
 
 def layer_cam(
-    fn: Fn, x: Any, target: Any, *, args: tuple = (), layer: Any = None, rectify: bool = True
-) -> jax.Array:
+    fn: Fn, x: Any, target: Any, *, args: tuple = (), layer: Any = None, rectify: bool = True,
+    freeze: Any = (),
+) -> jax.Array:  # fmt: skip
     """LayerCAM: positive gradients times activations, position by position.
 
     Args:
@@ -116,6 +121,7 @@ def layer_cam(
       args: further arguments of fn.
       layer: where, as in :func:`grad_cam`.
       rectify: negative values become 0.
+      freeze: as in :func:`grad_cam`.
 
     Returns:
       `[h, w]`.
@@ -126,7 +132,7 @@ def layer_cam(
     Reference:
       Jiang et al., "LayerCAM", IEEE TIP 2021.
     """
-    return layer_cam_of(_at(fn, x, target, args, layer), rectify)
+    return layer_cam_of(_at(fn, x, target, args, layer, freeze), rectify)
 
 
 def _rectified(cam: jax.Array, rectify: bool) -> jax.Array:

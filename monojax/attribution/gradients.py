@@ -15,8 +15,9 @@ Fn = Callable[..., Any]
 
 
 def gradient(
-    fn: Fn, x: Any, target: Any, *, args: tuple = (), layer: Any = None, reduce: str = "mean"
-) -> jax.Array:
+    fn: Fn, x: Any, target: Any, *, args: tuple = (), layer: Any = None, reduce: str = "mean",
+    freeze: Any = (),
+) -> jax.Array:  # fmt: skip
     """Gradient of the target's output, averaged over channels.
 
     Args:
@@ -26,20 +27,23 @@ def gradient(
       args: further arguments of fn, such as weights.
       layer: where: a module path or its end, a tag, a number of split_report, None for the input.
       reduce: over channels, "mean" (of which split_grad at alpha = 0.5 is the half), "sum", "none".
+      freeze: what is held at its forward value, as in :func:`monojax.split`; by default nothing:
+        the gradient is that of fn, whatever primitives it has.
 
     Returns:
       `[h, w]` at the layer's own size, float.
 
     Raises:
-      ValueError: on a wrong layer, target or option, a batch, NaN, a primitive without a rule.
+      ValueError: on a wrong layer, target or option, a batch, NaN.
     """
-    reading, _ = explain(fn, x, target, args, layer, Mode())
+    reading, _ = explain(fn, x, target, args, layer, Mode(freeze))
     return to_map(reading.slope[0].f, reading.layout, reduce)
 
 
 def gradient_x_input(
-    fn: Fn, x: Any, target: Any, *, args: tuple = (), layer: Any = None, reduce: str = "sum"
-) -> jax.Array:
+    fn: Fn, x: Any, target: Any, *, args: tuple = (), layer: Any = None, reduce: str = "sum",
+    freeze: Any = (),
+) -> jax.Array:  # fmt: skip
     """Gradient times value, summed over channels.
 
     Args:
@@ -49,6 +53,7 @@ def gradient_x_input(
       args: further arguments of fn.
       layer: where, as in :func:`gradient`.
       reduce: over channels.
+      freeze: as in :func:`gradient`.
 
     Returns:
       `[h, w]`.
@@ -56,7 +61,7 @@ def gradient_x_input(
     Raises:
       ValueError: as :func:`gradient`.
     """
-    reading, _ = explain(fn, x, target, args, layer, Mode())
+    reading, _ = explain(fn, x, target, args, layer, Mode(freeze))
     return to_map(reading.slope[0].f * reading.value.f, reading.layout, reduce)
 
 
@@ -87,8 +92,9 @@ _guided_relu.defvjp(_guided_forward, _guided_backward)
 
 
 def guided_backprop(
-    fn: Fn, x: Any, target: Any, *, args: tuple = (), layer: Any = None, reduce: str = "sum"
-) -> jax.Array:
+    fn: Fn, x: Any, target: Any, *, args: tuple = (), layer: Any = None, reduce: str = "sum",
+    freeze: Any = (),
+) -> jax.Array:  # fmt: skip
     """Guided backpropagation: negative derivatives stop at every ReLU (maximum with 0).
 
     Args:
@@ -98,6 +104,7 @@ def guided_backprop(
       args: further arguments of fn.
       layer: where, as in :func:`gradient`.
       reduce: over channels.
+      freeze: as in :func:`gradient`.
 
     Returns:
       `[h, w]`.
@@ -108,7 +115,7 @@ def guided_backprop(
     Reference:
       Springenberg et al., "Striving for Simplicity", 2015, arXiv 1412.6806.
     """
-    reading, _ = explain(fn, x, target, args, layer, Guided())
+    reading, _ = explain(fn, x, target, args, layer, Guided(freeze))
     return to_map(reading.slope[0].f, reading.layout, reduce)
 
 
@@ -122,6 +129,7 @@ def integrated_gradients(
     baseline: Any = 0.0,
     steps: int = 50,
     reduce: str = "sum",
+    freeze: Any = (),
 ) -> jax.Array:
     """Integrated gradients along the straight line from a baseline, by Gauss-Legendre quadrature.
 
@@ -134,6 +142,7 @@ def integrated_gradients(
       baseline: where the line begins, a number or shaped as x.
       steps: points on the line; the map sums to fn(x) - fn(baseline) up to the quadrature's error.
       reduce: over channels.
+      freeze: as in :func:`gradient`.
 
     Returns:
       `[h, w]`.
@@ -151,11 +160,11 @@ def integrated_gradients(
     x = jnp.asarray(x)
     start = jnp.broadcast_to(jnp.asarray(baseline, x.dtype), x.shape)
     nodes, weights = np.polynomial.legendre.leggauss(steps)
-    reading, _ = explain(fn, x, target, args, None, Mode())  # checks x, and knows its axes
+    reading, _ = explain(fn, x, target, args, None, Mode(freeze))  # checks x, and knows its axes
 
     def add(total, point):
         node, weight = point
-        here, _ = explain(fn, start + node * (x - start), target, args, None, Mode())
+        here, _ = explain(fn, start + node * (x - start), target, args, None, Mode(freeze))
         return total + weight * here.slope[0].f, None
 
     points = jnp.asarray((nodes + 1) / 2, x.dtype), jnp.asarray(weights / 2, x.dtype)

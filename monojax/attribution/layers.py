@@ -43,21 +43,23 @@ def _relevance(at: Reading) -> jax.Array:
     return to_map(relevance_of(at), at.layout, "sum")
 
 
-def _recipe(method: str, alpha: Any, pool: str, epsilon: float, gamma: float) -> _Recipe:
+def _recipe(
+    method: str, alpha: Any, pool: str, epsilon: float, gamma: float, freeze: Any
+) -> _Recipe:
     plain = (1.0, 0.0)
     recipes: dict[str, Callable[[], _Recipe]] = {
-        "gradient": lambda: _Recipe(Mode(), plain, _slope("mean")),
-        "gradient_x_input": lambda: _Recipe(Mode(), plain, _product),
-        "guided_backprop": lambda: _Recipe(Guided(), plain, _slope("sum")),
-        "grad_cam": lambda: _Recipe(Mode(), plain, grad_cam_of),
-        "grad_cam_pp": lambda: _Recipe(Mode(), plain, grad_cam_pp_of),
-        "layer_cam": lambda: _Recipe(Mode(), plain, layer_cam_of),
-        "lrp_epsilon": lambda: _Recipe(LRP("epsilon", epsilon, gamma), plain, _product),
-        "lrp_gamma": lambda: _Recipe(LRP("gamma", epsilon, gamma), plain, _product),
-        "lrp_zplus": lambda: _Recipe(LRP("zplus", epsilon, gamma), plain, _product),
-        "split_grad": lambda: _Recipe(SplitMode(pool, "full", alpha), SEED_G, _split_grad),
-        "split_cam": lambda: _Recipe(SplitMode(pool, "full", alpha), SEED_G, _split_cam),
-        "split_lrp": lambda: _Recipe(SplitLRP("wta", "scale", epsilon), SEED_G, _relevance),
+        "gradient": lambda: _Recipe(Mode(freeze), plain, _slope("mean")),
+        "gradient_x_input": lambda: _Recipe(Mode(freeze), plain, _product),
+        "guided_backprop": lambda: _Recipe(Guided(freeze), plain, _slope("sum")),
+        "grad_cam": lambda: _Recipe(Mode(freeze), plain, grad_cam_of),
+        "grad_cam_pp": lambda: _Recipe(Mode(freeze), plain, grad_cam_pp_of),
+        "layer_cam": lambda: _Recipe(Mode(freeze), plain, layer_cam_of),
+        "lrp_epsilon": lambda: _Recipe(LRP("epsilon", epsilon, gamma, freeze), plain, _product),
+        "lrp_gamma": lambda: _Recipe(LRP("gamma", epsilon, gamma, freeze), plain, _product),
+        "lrp_zplus": lambda: _Recipe(LRP("zplus", epsilon, gamma, freeze), plain, _product),
+        "split_grad": lambda: _Recipe(SplitMode(pool, "full", alpha, freeze), SEED_G, _split_grad),
+        "split_cam": lambda: _Recipe(SplitMode(pool, "full", alpha, freeze), SEED_G, _split_cam),
+        "split_lrp": lambda: _Recipe(SplitLRP("wta", "scale", epsilon, freeze), SEED_G, _relevance),
     }
     if method not in recipes:
         raise ValueError(f"unknown method {method!r}; there is {', '.join(recipes)}.")
@@ -76,6 +78,7 @@ def at_layers(
     pool: str = "full",
     epsilon: float = 1e-6,
     gamma: float = 0.25,
+    freeze: Any = (),
 ) -> list[jax.Array]:
     """Maps of one method at several layers, from one forward and one backward pass.
 
@@ -92,6 +95,7 @@ def at_layers(
       pool: "full" or "wta", of the split methods.
       epsilon: of LRP.
       gamma: of LRP's rule gamma.
+      freeze: what is held at its forward value, as in :func:`monojax.split`.
 
     Returns:
       One map per layer, `[h, w]` at the layer's own size.
@@ -99,7 +103,7 @@ def at_layers(
     Raises:
       ValueError: as the methods' own functions do.
     """
-    recipe = _recipe(method, check_alpha(alpha), pool, epsilon, gamma)
+    recipe = _recipe(method, check_alpha(alpha), pool, epsilon, gamma, freeze)
     if method == "split_lrp":
         check_precision(x)
     ready = prepare(fn, x, args, recipe.mode)

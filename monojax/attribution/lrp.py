@@ -31,8 +31,11 @@ def _stable(z: jax.Array, epsilon: float) -> jax.Array:
 class LRP(Mode):
     """Relevance rules; the mass |W| |x| + |b| gives the positive and negative parts."""
 
-    def __init__(self, rule: str, epsilon: float, gamma: float):
+    ordinary = False
+
+    def __init__(self, rule: str, epsilon: float, gamma: float, freeze: Any = ()):
         """Takes one of `RULES` and its constants."""
+        super().__init__(freeze)
         self.rule, self.epsilon, self.gamma = rule, epsilon, gamma
         self._parts = rule != "epsilon"
 
@@ -76,6 +79,7 @@ def lrp(
     epsilon: float = 1e-6,
     gamma: float = 0.25,
     reduce: str = "sum",
+    freeze: Any = (),
 ) -> jax.Array:
     r"""Layer-wise relevance propagation with one rule in all affine layers.
 
@@ -92,6 +96,8 @@ def lrp(
       epsilon: added to denominators with their sign.
       gamma: weight of the positive part in the rule "gamma".
       reduce: over channels, "sum", "mean" or "none".
+      freeze: what is held at its forward value, as in :func:`monojax.split`: with True the rules of
+        Ali et al. (2022) for attention and layer norm.
 
     Returns:
       `[h, w]`, relevance at the layer's own size.
@@ -106,16 +112,16 @@ def lrp(
         raise ValueError(f"rule must be one of {RULES}, got {rule!r}.")
     if epsilon < 0 or gamma < 0:
         raise ValueError(f"epsilon and gamma must be >= 0, got {epsilon} and {gamma}.")
-    reading, _ = explain(fn, x, target, args, layer, LRP(rule, epsilon, gamma))
+    reading, _ = explain(fn, x, target, args, layer, LRP(rule, epsilon, gamma, freeze))
     return to_map(reading.slope[0].f * reading.value.f, reading.layout, reduce)
 
 
 class SplitLRP(SplitMode):
     """epsilon-LRP through both streams; re-centring passes relevance on unchanged."""
 
-    def __init__(self, pool: str, recentre: str, epsilon: float):
+    def __init__(self, pool: str, recentre: str, epsilon: float, freeze: Any = ()):
         """Takes the options of the split and the denominators' constant."""
-        super().__init__(pool, recentre)
+        super().__init__(pool, recentre, freeze=freeze)
         self.epsilon = epsilon
 
     def enter(self, x: Split, shift: Any) -> tuple[Split, Any]:
@@ -156,6 +162,7 @@ def split_lrp(
     recentre: Any = "scale",
     epsilon: float = 1e-6,
     reduce: str = "sum",
+    freeze: Any = (),
 ) -> jax.Array:
     r"""SplitLRP: epsilon-LRP through the positive and the negative stream at once, R+ - R-.
 
@@ -174,6 +181,7 @@ def split_lrp(
       recentre: "scale" (default), "none", "full", or the result of calibrate.
       epsilon: added to denominators.
       reduce: over channels, "sum", "mean" or "none".
+      freeze: as in :func:`monojax.split`.
 
     Returns:
       `[h, w]`.
@@ -193,7 +201,7 @@ def split_lrp(
         )
     else:
         check_precision(x, strategy)
-    mode = SplitLRP(pool, strategy, epsilon)
+    mode = SplitLRP(pool, strategy, epsilon, freeze)
     reading, _ = explain(fn, x, target, args, layer, mode, seed=SEED_G, shifts=shifts)
     return to_map(relevance_of(reading), reading.layout, reduce)
 

@@ -18,22 +18,19 @@ SEEDS = {"g": (0.5, 0.5), "h": (-0.5, 0.5)}
 STREAMS = ("+", "-")
 
 
-def _sensitivity(
+def _reading(
     fn: Fn, x: Any, target: Any, args: tuple, layer: Any, alpha: Any, pool: str, recentre: Any,
-    part: str, stream: str, spatial: bool,
-) -> tuple[jax.Array, Reading]:  # fmt: skip
-    """The derivative of one part on one stream, from a single backward pass."""
-    if part not in SEEDS or stream not in STREAMS:
-        raise ValueError(
-            f"part must be 'g' or 'h' and stream '+' or '-', got {part!r}, {stream!r}."
-        )
+    part: str, spatial: bool, freeze: Any,
+) -> Reading:  # fmt: skip
+    """The pair at the layer and one part's derivative on it, from a single backward pass."""
+    if part not in SEEDS:
+        raise ValueError(f"part must be 'g' or 'h', got {part!r}.")
     strategy, shifts = check_options(pool, recentre)
-    mode = SplitMode(pool, strategy, check_alpha(alpha))
+    mode = SplitMode(pool, strategy, check_alpha(alpha), freeze)
     reading, _ = explain(
         fn, x, target, args, layer, mode, seed=SEEDS[part], shifts=shifts, spatial=spatial
     )
-    slope = reading.slope[0]
-    return (slope.t + slope.f if stream == "+" else slope.t - slope.f), reading
+    return reading
 
 
 def split_grad(
@@ -49,6 +46,7 @@ def split_grad(
     part: str = "g",
     stream: str = "+",
     reduce: str = "mean",
+    freeze: Any = (),
 ) -> jax.Array:
     r"""SplitGrad: the stabilised sensitivity of one part on one stream, averaged over channels.
 
@@ -66,6 +64,7 @@ def split_grad(
       part: "g" or "h".
       stream: "+" or "-".
       reduce: over channels, "mean", "sum" or "none".
+      freeze: what is held at its forward value, as in :func:`monojax.split`: attention, layer norm.
 
     Returns:
       `[h, w]` at the layer's own size.
@@ -76,10 +75,12 @@ def split_grad(
     Reference:
       Zimmermann, Loho, "Hidden Monotonicity", CVPR 2026, arXiv 2601.07700.
     """
-    slope, reading = _sensitivity(
-        fn, x, target, args, layer, alpha, pool, recentre, part, stream, False
-    )
-    return to_map(slope, reading.layout, reduce)
+    if stream not in STREAMS:
+        raise ValueError(f"stream must be one of {STREAMS}, got {stream!r}.")
+    reading = _reading(fn, x, target, args, layer, alpha, pool, recentre, part, False, freeze)
+    slope = reading.slope[0]
+    both = slope.t + slope.f if stream == "+" else slope.t - slope.f
+    return to_map(both, reading.layout, reduce)
 
 
 def split_cam(
@@ -95,11 +96,13 @@ def split_cam(
     part: str = "g",
     stream: str = "+",
     rectify: bool = False,
+    freeze: Any = (),
 ) -> jax.Array:
     r"""SplitCAM: stabilised sensitivities times the stream's activations, summed over channels.
 
-    With recentre "full" at alpha = 0.5 it is half of gradient times activation. The re-centring
-    changes stream values and so belongs to the method: report it with alpha, layer and pool.
+    With recentre "full" at alpha = 0.5 it is half of gradient times activation, where that is
+    positive. The re-centring changes stream values and so belongs to the method: report it with
+    alpha, layer and pool.
 
     Args:
       fn: maps ONE example (and args) to `[c]` or a scalar.
@@ -112,8 +115,10 @@ def split_cam(
       pool: "full" or "wta".
       recentre: "full", "scale", "none", or the result of calibrate.
       part: "g" or "h".
-      stream: "+" or "-".
+      stream: "+" or "-", or "both" for the sum of the two products, which is for activations of
+        either sign (the tokens of a transformer): at alpha = 0.5 half of gradient times activation.
       rectify: negative values become 0.
+      freeze: as in :func:`split_grad`.
 
     Returns:
       `[h, w]` at the layer's own size.
@@ -124,9 +129,14 @@ def split_cam(
     Reference:
       Zimmermann, Loho, "Hidden Monotonicity", CVPR 2026, arXiv 2601.07700.
     """
-    slope, reading = _sensitivity(
-        fn, x, target, args, layer, alpha, pool, recentre, part, stream, True
-    )
-    value = reading.value.p if stream == "+" else reading.value.n
-    cam = to_map(slope * value, reading.layout, "sum")
+    if stream not in (*STREAMS, "both"):
+        raise ValueError(f"stream must be '+', '-' or 'both', got {stream!r}.")
+    reading = _reading(fn, x, target, args, layer, alpha, pool, recentre, part, True, freeze)
+    slope, value = reading.slope[0], reading.value
+    parts = {
+        "+": (slope.t + slope.f) * value.p,
+        "-": (slope.t - slope.f) * value.n,
+        "both": slope.t * value.t + slope.f * value.f,
+    }
+    cam = to_map(parts[stream], reading.layout, "sum")
     return jnp.maximum(cam, 0) if rectify else cam

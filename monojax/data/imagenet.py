@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from monojax.data.augment import BadImage, eval_crop, train_crop
+from monojax.data.crops import BadImage, eval_crop, train_crop
 from monojax.data.image_sources import Images
 from monojax.extras import require
 

@@ -1,6 +1,15 @@
 """Measured properties. A metric can refute a property; it cannot prove one."""
 
 from monojax.metrics.detection import auroc, detection_rate_at_equal_error
+from monojax.metrics.embedding import (
+    clustermap_order,
+    effective_dimension,
+    feature_correlation,
+    principal_axes,
+    reconstruction_error,
+    rms_off_diagonal,
+    sts_score,
+)
 from monojax.metrics.lipschitz import adjacent_differences, empirical_lipschitz, local_gains
 from monojax.metrics.lipschitz_search import Extremes, exact_lipschitz_1d, search_lipschitz
 from monojax.metrics.monotonicity import (
@@ -9,18 +18,29 @@ from monojax.metrics.monotonicity import (
     violation_rate,
     violations,
 )
+from monojax.metrics.neighbours import knn_accuracy, nearest, recall_at_k
 
 __all__ = [
     "Extremes",
     "MonotonicityReport",
     "adjacent_differences",
     "auroc",
+    "clustermap_order",
     "detection_rate_at_equal_error",
+    "effective_dimension",
     "empirical_lipschitz",
     "exact_lipschitz_1d",
+    "feature_correlation",
+    "knn_accuracy",
     "local_gains",
     "monotonicity_report",
+    "nearest",
+    "principal_axes",
+    "recall_at_k",
+    "reconstruction_error",
+    "rms_off_diagonal",
     "search_lipschitz",
+    "sts_score",
     "violation_rate",
     "violations",
 ]

@@ -1,5 +1,6 @@
 """The hidden way: a trained ReLU network is already a difference of two monotone convex ones."""
 
+from monojax.splitting.freeze import FREEZE
 from monojax.splitting.modes import Mode, SplitMode
 from monojax.splitting.pair import Frozen, Split, SplitError, SplitPair, both, convex_of
 from monojax.splitting.report import SplitReport, split_report
@@ -11,6 +12,7 @@ from monojax.splitting.transform import Shifts, SplitFunction, calibrate, split
 from monojax.splitting.walk import Note, Walk
 
 __all__ = [
+    "FREEZE",
     "RULES",
     "Frozen",
     "Mode",

@@ -19,6 +19,7 @@ import numpy as np
 
 from monojax.checks import is_concrete
 from monojax.splitting import compat
+from monojax.splitting.freeze import group_of, hold
 from monojax.splitting.pair import Curve, Frozen, Split, Unresolved, depends
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def resolve(walk: "Walk", x: Unresolved) -> Split | Frozen:
       x: what is to become a pair.
 
     Returns:
-      Split; or Frozen for values that are not floating point.
+      Split; or Frozen for values that are not floating point, or that `freeze` holds.
 
     Raises:
       SplitError: if its slopes are not bounded (exp, square), unless the walk is lenient.
@@ -158,14 +159,20 @@ def resolve(walk: "Walk", x: Unresolved) -> Split | Frozen:
     if not jnp.issubdtype(x.f.dtype, jnp.floating):
         walk.note("exact", x.primitive, "chooses by a comparison of values")
         return Frozen(x.f)
-    if root.t is None:
+    if root.t is None and not walk.mode.freeze:
         return Split(x.f, curve=x.curve)
     convex = _analysed(x.curve)
     if convex == HELD:
         walk.note("exact", x.primitive, "jumps between constants")
         return Frozen(x.f)
+    group = group_of(x.curve) if isinstance(convex, str) else None
+    if group in walk.mode.freeze:
+        assert group is not None
+        return hold(walk, x.f, group, x.primitive)
+    if root.t is None:
+        return Split(x.f, curve=x.curve)
     if isinstance(convex, str):
-        walk.fail(x.primitive, convex, x.path)
+        walk.fail(x.primitive, convex, x.path, group)
         return Frozen(x.f)
     if convex.local:
         reason = f"its form as convex minus convex holds on [-{REACH:g}, {REACH:g}]"

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from monojax.splitting.pair import Split, with_slope, with_value
+from monojax.splitting.freeze import check_freeze
+from monojax.splitting.pair import Frozen, Split, with_slope, with_value
 
 POOLS = ("full", "wta")
 RECENTRE = ("full", "scale", "none")
@@ -25,6 +26,14 @@ class Mode:
     """Whether pairs carry a mass."""
     pool = "wta"
     """What a maximum does with the masses of those that lose."""
+    ordinary = True
+    """Whether a primitive without a rule is evaluated as it is, with its own derivative."""
+    freeze: frozenset[str] = frozenset()
+    """What is held at its forward value, names of `FREEZE`."""
+
+    def __init__(self, freeze: Any = ()):
+        """Takes what is to be held."""
+        self.freeze = check_freeze(freeze)
 
     def constant(self, value: Any) -> Split:
         """The pair of a value that does not depend on the input."""
@@ -42,6 +51,9 @@ class Mode:
         """The contraction itself."""
         mass = None if x.t is None else apply(x.t, jnp.abs(weights))
         return Split(apply(x.f, weights), mass)
+
+    def mix(self, walk: Any, eqn: Any, weights: Frozen, left: bool) -> None:
+        """Sees the held operand of a contraction, the right one if ``left`` is true."""
 
     def cut(self, f: Any, c: Any) -> Any:
         """max(f, c) for a constant c; at a tie the derivative is that of c, so ReLU'(0) = 0."""
@@ -85,12 +97,17 @@ class SplitMode(Mode):
       pool: "full" or "wta".
       recentre: "full", "scale" or "none".
       alpha: backward shift; the mass's derivative is multiplied by 1 - 2 alpha per contraction.
+      freeze: what is held at its forward value.
     """
 
     mass = True
+    ordinary = False
 
-    def __init__(self, pool: str = "full", recentre: str = "full", alpha: Any = None):
+    def __init__(
+        self, pool: str = "full", recentre: str = "full", alpha: Any = None, freeze: Any = ()
+    ):
         """Takes the options of the split; alpha None leaves derivatives as they are."""
+        super().__init__(freeze)
         self.pool, self.recentre, self.alpha = pool, recentre, alpha
 
     def enter(self, x: Split, shift: Any) -> tuple[Split, Any]:

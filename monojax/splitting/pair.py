@@ -65,12 +65,16 @@ class Frozen:
     """Depends on the input, but is held at its forward value: comparisons, indices, signs."""
 
     value: Any
+    kind: str = ""
+    """The name of `freeze` that asked for it, or "" where the value is locally constant."""
 
 
 jax.tree_util.register_pytree_node(
     Split, lambda x: ((x.f, x.t), x.pending), lambda pending, c: Split(*c, pending=pending)
 )
-jax.tree_util.register_pytree_node(Frozen, lambda x: ((x.value,), None), lambda _, c: Frozen(*c))
+jax.tree_util.register_pytree_node(
+    Frozen, lambda x: ((x.value,), x.kind), lambda kind, c: Frozen(*c, kind)
+)
 
 
 @jax.tree_util.register_dataclass

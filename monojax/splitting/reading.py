@@ -10,7 +10,7 @@ import numpy as np
 
 from monojax.checks import is_concrete
 from monojax.splitting.modes import Mode
-from monojax.splitting.pair import Split, both
+from monojax.splitting.pair import Frozen, Split, SplitError, both
 from monojax.splitting.sites import INPUT, Layout, Site
 from monojax.splitting.transform import Traced, check_shifts, trace
 from monojax.splitting.walk import Walk
@@ -153,6 +153,12 @@ def read(
         walk = Walk(ready.mode, taps=taps, shifts=ready.shifts, want=frozenset(indices))
         x = walk.enter(ready.x, "input", "input")
         (out,) = ready.traced.run(walk, [x])
+        if isinstance(out, Frozen) and out.kind:
+            raise SplitError(
+                f"fn's output itself is held at its forward value (freeze={out.kind!r}), so every "
+                "map would be zero: explain what goes into it, for example logits instead of "
+                "their softmax."
+            )
         return walk.pair(out, "the output"), walk.records
 
     out, pullback, records = jax.vjp(forward, taps, has_aux=True)

@@ -52,7 +52,12 @@ class SplitReport:
 
 
 def split_report(
-    fn: Callable[..., Any], x: Any, *args: Any, pool: str = "full", recentre: Any = "full"
+    fn: Callable[..., Any],
+    x: Any,
+    *args: Any,
+    pool: str = "full",
+    recentre: Any = "full",
+    freeze: Any = (),
 ) -> SplitReport:
     """Lists the primitives a split meets, those without a rule, and all places for maps.
 
@@ -64,6 +69,7 @@ def split_report(
       *args: as in :func:`monojax.split`.
       pool: "full" or "wta".
       recentre: as in :func:`monojax.split`.
+      freeze: as in :func:`monojax.split`.
 
     Returns:
       SplitReport. Behind a primitive without a rule values are held, so that the rest is seen.
@@ -82,7 +88,7 @@ def split_report(
 
     def survey(x):
         traced = trace(fn, x, args)
-        walk = Walk(SplitMode(pool, strategy), lenient=True)
+        walk = Walk(SplitMode(pool, strategy, freeze=freeze), lenient=True)
         traced.run(walk, [Split(leaf, jnp.abs(leaf)) for leaf in traced.leaves])
         walks.append(walk)
         return ()

@@ -58,7 +58,7 @@ def carried(walk: Any, value: Any, kind: str) -> Any:
     value = walk.settled(value)
     if kind == "split":
         return walk.mode.settle(walk.pair(value, "a carried value"))
-    return Frozen(value_of(value)) if kind == "frozen" and not isinstance(value, Frozen) else value
+    return Frozen(value_of(value)) if kind == "frozen" else value  # one kind, as loops need
 
 
 _ORDER = ("plain", "frozen", "split")

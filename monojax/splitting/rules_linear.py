@@ -4,6 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from monojax.splitting.freeze import factors, hold
 from monojax.splitting.pair import Frozen, Split, affine, both, negative, value_of
 from monojax.splitting.rules import named_call, register_rule
 from monojax.splitting.sites import Layout
@@ -128,7 +129,11 @@ def _negated(y: Any) -> Any:
 def mul(walk: Any, eqn: Any, x: Any, y: Any) -> Any:
     """Multiplies by a constant; a negative one swaps the streams."""
     if isinstance(x, Split) and isinstance(y, Split):
-        return walk.missing(eqn, (x, y), "it multiplies two values that both depend on the input")
+        reason = "it multiplies two values that both depend on the input"
+        operands = factors(walk, "mul", x, y)
+        if operands is None:
+            return walk.missing(eqn, (x, y), reason, "product")
+        x, y = operands
     x, y = (x, y) if isinstance(x, Split) else (y, x)
     k = _factor(walk, "mul", y)
     return affine(x, lambda f: f * k, lambda t: t * jnp.abs(k))
@@ -138,13 +143,18 @@ def mul(walk: Any, eqn: Any, x: Any, y: Any) -> Any:
 def div(walk: Any, eqn: Any, x: Any, y: Any) -> Any:
     """Divides by a constant."""
     if isinstance(y, Split):
-        return walk.missing(eqn, (x, y), "it divides by a value that depends on the input")
+        if "normalizer" not in walk.mode.freeze:
+            reason = "it divides by a value that depends on the input"
+            return walk.missing(eqn, (x, y), reason, "normalizer")
+        y = hold(walk, y.f, "normalizer", "div")
+        if not isinstance(x, Split):
+            return walk.held(eqn, (x, y))
     k = _factor(walk, "div", y)
     return affine(x, lambda f: f / k, lambda t: t / jnp.abs(k))
 
 
 def _factor(walk: Any, name: str, k: Any) -> Any:
-    if isinstance(k, Frozen):
+    if isinstance(k, Frozen) and not k.kind:  # what freeze holds was noted there
         walk.note("local", name, "a factor that depends on the input is held at its forward value")
     return value_of(k)
 
@@ -154,12 +164,17 @@ def contraction(walk: Any, eqn: Any, x: Any, y: Any) -> Any:
     """A convolution or matrix product with constant weights: W on the value, |W| on the mass."""
     name = eqn.primitive.name
     if isinstance(x, Split) and isinstance(y, Split):
-        return walk.missing(eqn, (x, y), "both of its operands depend on the input")
+        operands = factors(walk, name, x, y)
+        if operands is None:
+            return walk.missing(eqn, (x, y), "both of its operands depend on the input", "product")
+        x, y = operands
     left = isinstance(x, Split)
     data, weights = (x, y) if left else (y, x)
     data = walk.enter(
         data, "conv" if name.startswith("conv") else "dot", walk.where, _layout(eqn, left)
     )
+    if isinstance(weights, Frozen):
+        walk.mode.mix(walk, eqn, weights, left)
     weights = _factor(walk, name, weights)
     bind = lambda a, w: walk.bind(eqn, *((a, w) if left else (w, a)))
     return walk.mode.contract(bind, data, weights)

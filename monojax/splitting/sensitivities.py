@@ -85,6 +85,7 @@ def sensitivities(
     alpha: Any = 0.35,
     pool: str = "full",
     recentre: Any = "full",
+    freeze: Any = (),
 ) -> dict[int, Sensitivities]:
     """All stabilised sensitivities of one class, from one forward and two backward passes.
 
@@ -100,6 +101,7 @@ def sensitivities(
       alpha: backward shift in [0, 0.5].
       pool: "full" or "wta".
       recentre: as in :func:`monojax.split`; it does not change these maps.
+      freeze: as in :func:`monojax.split`; "gradient" is then that of the frozen network.
 
     Returns:
       Sensitivities by number of place (as in split_report); -1 is the input.
@@ -108,7 +110,7 @@ def sensitivities(
       ValueError: on bad options, layers, targets, NaN in x, or a primitive without a rule.
     """
     strategy, shifts = check_options(pool, recentre)
-    mode = SplitMode(pool, strategy, check_alpha(alpha))
+    mode = SplitMode(pool, strategy, check_alpha(alpha), freeze)
     ready = prepare(fn, x, args, mode, shifts)
     if layers is None:
         indices = [INPUT, *(site.index for site in ready.sites)]

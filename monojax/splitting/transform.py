@@ -10,6 +10,7 @@ import numpy as np
 
 from monojax.checks import is_concrete
 from monojax.splitting import compat, rules_calls, rules_linear, rules_max  # noqa: F401  the table
+from monojax.splitting.freeze import check_freeze
 from monojax.splitting.modes import POOLS, RECENTRE, Mode, SplitMode
 from monojax.splitting.pair import Frozen, Split, SplitPair, value_of
 from monojax.splitting.walk import Walk
@@ -121,10 +122,13 @@ def check_options(pool: Any, recentre: Any, kind: Any = "centre") -> tuple[str, 
 class SplitFunction:
     """``run(x, *args) -> SplitPair``; made by :func:`split`."""
 
-    def __init__(self, fn: Callable[..., Any], pool: str, recentre: Any, input: str):
+    def __init__(
+        self, fn: Callable[..., Any], pool: str, recentre: Any, input: str, freeze: Any = ()
+    ):
         """Takes what :func:`split` takes."""
         self._fn, self._pool, self._input = fn, pool, input
         self._strategy, self._shifts = check_options(pool, recentre, input)
+        self._freeze = check_freeze(freeze)
 
     def __call__(self, x: Any, *args: Any) -> SplitPair:
         """The two parts at ``x``; ``args`` are not split."""
@@ -149,7 +153,7 @@ class SplitFunction:
         return self._run(traced, [Split(f, t) for f, t in zip(traced.leaves, masses, strict=True)])
 
     def _run(self, traced: Traced, pairs: list[Split]) -> SplitPair:
-        walk = Walk(SplitMode(self._pool, self._strategy), shifts=self._shifts)
+        walk = Walk(SplitMode(self._pool, self._strategy, freeze=self._freeze), shifts=self._shifts)
         outs = traced.run(walk, pairs)
         check_shifts(self._shifts, walk)
         outs = [_output(walk, out) for out in outs]
@@ -177,7 +181,11 @@ def check_shifts(shifts: dict[int, Any], walk: Walk) -> None:
 
 
 def split(
-    fn: Callable[..., Any], pool: str = "full", recentre: Any = "full", input: str = "centre"
+    fn: Callable[..., Any],
+    pool: str = "full",
+    recentre: Any = "full",
+    input: str = "centre",
+    freeze: Any = (),
 ) -> SplitFunction:
     r"""Splits a network into two parts with ``g - h = fn``, monotone and convex.
 
@@ -199,6 +207,12 @@ def split(
         nothing (needs float64 beyond a few layers); or the result of
         :func:`monojax.splitting.calibrate`.
       input: "centre" starts from :math:`(x^+, x^-)`, "positive" from :math:`(x, 0)`.
+      freeze: what is held at its forward value because it has no form as convex minus convex:
+        "softmax" (exponentials, so attention weights), "normalizer" (squares, roots, denominators,
+        so 1/sigma of a layer norm), "product" (one factor of a product of two values that depend on
+        x: the gate, or else the second), "gate" (Phi(x) of an activation x Phi(x), which otherwise
+        has its own form); several names, or True for all but "gate". The split is then that of the
+        frozen network, which agrees with fn at x only: `kind` is "local".
 
     Returns:
       ``run(x, *args) -> SplitPair(g, h)``, each shaped as ``fn(x, *args)``; it works under `jit`,
@@ -219,11 +233,16 @@ def split(
       Zimmermann, Loho, "Hidden Monotonicity: Explaining Deep Neural Networks via their DC
       Decomposition", CVPR 2026, arXiv 2601.07700.
     """
-    return SplitFunction(fn, pool, recentre, input)
+    return SplitFunction(fn, pool, recentre, input, freeze)
 
 
 def calibrate(
-    fn: Callable[..., Any], x0: Any, *args: Any, pool: str = "full", recentre: str = "full"
+    fn: Callable[..., Any],
+    x0: Any,
+    *args: Any,
+    pool: str = "full",
+    recentre: str = "full",
+    freeze: Any = (),
 ) -> Shifts:
     """Fixes the re-centring at the arrays that ``x0`` gives, to be used at any x.
 
@@ -236,6 +255,7 @@ def calibrate(
       *args: as in :func:`split`.
       pool: "full" or "wta".
       recentre: "full" or "scale".
+      freeze: as in :func:`split`.
 
     Returns:
       Shifts, a pytree of arrays; pass it as ``recentre`` to :func:`split`.
@@ -244,11 +264,10 @@ def calibrate(
       ValueError: as :func:`split`.
     """
     strategy, _ = check_options(pool, recentre)
+    mode = SplitMode(pool, strategy, freeze=freeze)
     traced = trace(fn, x0, args)
     pairs = [Split(leaf, jnp.abs(leaf)) for leaf in traced.leaves]
-    return Shifts(
-        {i: k for i, (_, k) in _everything(traced, SplitMode(pool, strategy), pairs).items()}
-    )
+    return Shifts({i: k for i, (_, k) in _everything(traced, mode, pairs).items()})
 
 
 def _everything(traced: Traced, mode: Mode, pairs: list[Split]) -> dict[int, Any]:

@@ -5,11 +5,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from monojax.checks import is_concrete
 from monojax.splitting import compat
 from monojax.splitting.curves import curve_of, resolve
+from monojax.splitting.freeze import FREEZE, gated
 from monojax.splitting.modes import Mode
 from monojax.splitting.pair import (
     Frozen,
@@ -114,6 +116,7 @@ class Walk:
         rule = RULES.get(name)
         if getattr(rule, "takes_anything", False):  # calls, and loops
             return rule(self, eqn, *args)  # type: ignore[misc]
+        args = gated(self, name, args)
         curve = curve_of(eqn, args)
         if curve is not None and (rule is None or _needs_curve(name, args, rule)):
             value = self.bind(eqn, *map(value_of, args))
@@ -121,8 +124,7 @@ class Walk:
         args = [self.resolved(arg) for arg in args]
         pairs = [arg for arg in args if isinstance(arg, Split)]
         if not pairs and any(isinstance(arg, Frozen) for arg in args):
-            out = self.bind(eqn, *map(value_of, args))
-            return [Frozen(o) for o in out] if eqn.primitive.multiple_results else Frozen(out)
+            return self.held(eqn, args)
         if name not in AFFINE or len(pairs) > 1:
             args = [self.mode.settle(a) if isinstance(a, Split) else a for a in args]
         if rule is None:
@@ -141,20 +143,45 @@ class Walk:
         """Remembers a part that is not exact-and-DC."""
         self.notes.append(Note(status, primitive, self.where, reason))
 
-    def fail(self, primitive: str, reason: str, path: str | None = None) -> None:
-        """Raises, or in a lenient walk notes, that a primitive has no rule here."""
+    def fail(
+        self, primitive: str, reason: str, path: str | None = None, group: str | None = None
+    ) -> None:
+        """Raises, or in a lenient walk notes, that a primitive has no rule here.
+
+        ``group`` names what `freeze` would have to hold, if that would help.
+        """
         path = self.where if path is None else path
+        if group:
+            reason += f" (freeze={group!r} or freeze=True would hold it: a local split)"
         if self.lenient:
             self.notes.append(Note("missing", primitive, path, reason))
             return
         place = f"in {path!r}" if path else "outside any named module"
         raise SplitError(f"cannot split the primitive '{primitive}' {place}: {reason}. {HELP}")
 
-    def missing(self, eqn: Any, args: Sequence[Any], reason: str = "it has no rule") -> Any:
-        """The result where there is no rule: an error, or in a lenient walk a held value."""
-        self.fail(eqn.primitive.name, reason)
+    def missing(
+        self,
+        eqn: Any,
+        args: Sequence[Any],
+        reason: str = "it has no rule",
+        group: str | None = None,
+    ) -> Any:
+        """The result where there is no rule: an error, or in a lenient walk a held value.
+
+        Where only derivatives are wanted, the primitive has its own.
+        """
+        if self.mode.ordinary:
+            out = self.bind(eqn, *map(value_of, args))
+            return list(map(_differentiable, out)) if _several(eqn) else _differentiable(out)
+        self.fail(eqn.primitive.name, reason, group=group)
+        return self.held(eqn, args)
+
+    def held(self, eqn: Any, args: Sequence[Any]) -> Any:
+        """The equation on values that are held, and so its results; attention stays known."""
+        kinds = {arg.kind for arg in args if isinstance(arg, Frozen)}
+        kind = next((kind for kind in FREEZE if kind in kinds), "")
         out = self.bind(eqn, *map(value_of, args))
-        return [Frozen(o) for o in out] if eqn.primitive.multiple_results else Frozen(out)
+        return [Frozen(o, kind) for o in out] if _several(eqn) else Frozen(out, kind)
 
     def resolved(self, x: Any) -> Any:
         """A pair, held or plain value: functions of one variable get their pair here."""
@@ -196,6 +223,14 @@ class Walk:
         if index in self.taps:
             x = _tapped(x, self.taps[index])
         return self.mode.leave(x) if kind in ("conv", "dot") else x
+
+
+def _several(eqn: Any) -> bool:
+    return eqn.primitive.multiple_results
+
+
+def _differentiable(value: Any) -> Split | Frozen:
+    return Split(value) if jnp.issubdtype(value.dtype, jnp.floating) else Frozen(value)
 
 
 def _tapped(x: Split, tap: Split) -> Split:

@@ -27,12 +27,14 @@ class ArrayBatches:
       batch_size: examples per batch, at most n; the rest of an epoch that does not fill a
         batch is left out (another rest every epoch).
       seed: decides the order of every epoch.
+      keep_last: True adds what is left of an epoch as a shorter last batch (a second shape, so
+        a second compilation of a step).
 
     Raises:
       ValueError: if lengths differ or the batch is larger than the data.
     """
 
-    def __init__(self, arrays: Any, batch_size: int, *, seed: int = 0):
+    def __init__(self, arrays: Any, batch_size: int, *, seed: int = 0, keep_last: bool = False):
         """See the class."""
         lengths = {len(leaf) for leaf in jax.tree.leaves(arrays)}
         if len(lengths) != 1:
@@ -44,6 +46,8 @@ class ArrayBatches:
             )
         self._batch_size, self._seed, self._step = batch_size, seed, 0
         self.batches_per_epoch = self._num // batch_size
+        if keep_last and self._num % batch_size:
+            self.batches_per_epoch += 1
         self._order: tuple[int, np.ndarray] | None = None
 
     def __iter__(self) -> "ArrayBatches":

@@ -36,6 +36,8 @@ class Run:
     """The step at which this process took over; 0 for a run of its own."""
     best: dict[str, Any] | None
     """``{"step", "value"}`` of the best evaluation, if one was asked for."""
+    stopped_early: bool = False
+    """True if the patience ran out before ``num_steps``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +79,7 @@ def fit(
     batches: Batches | None = None,
     evaluate: Callable[[Any], Metrics] | None = None,
     best: tuple[str, Literal["min", "max"]] | None = None,
+    patience: int | None = None,
     steps_per_call: int = 1,
     log_every: int = 1,
     eval_every: int = 0,
@@ -104,6 +107,8 @@ def fit(
       batches: source of batches with `__next__`, `get_state`, `set_state`; None passes None.
       evaluate: ``state -> metrics``, called every ``eval_every`` steps and at the end.
       best: (metric of ``evaluate``, "min" or "max"): keep that state in ``best/``, too.
+      patience: stop at the first evaluation that lies so many steps or more after the best one;
+        None goes on to ``num_steps``. Needs ``best``.
       steps_per_call: steps that one call of ``advance`` takes.
       log_every: steps between lines of metrics.
       eval_every: steps between evaluations; 0 means at the end only.
@@ -128,6 +133,10 @@ def fit(
     """
     schedule = Schedule(num_steps, steps_per_call, log_every, eval_every, checkpoint_every)
     hosts = hosts or OneHost()
+    if patience is not None and (best is None or evaluate is None or patience < 1):
+        raise ValueError(
+            f"patience = {patience} must be at least 1 step, and needs best and evaluate."
+        )
     if workdir is not None and config is None:
         raise ValueError("a workdir needs a config, by which another run's directory is refused.")
     with (
@@ -137,21 +146,22 @@ def fit(
         ) as loop,
     ):
         with _bar(bar, schedule, loop.step, name) as show:
-            while loop.step < num_steps:
+            while loop.step < num_steps and not loop.out_of(patience):
                 loop.advance(advance, interrupts.received is not None)
                 show(steps_per_call)
                 if loop.due("log") or loop.due("eval") or loop.due("checkpoint"):
                     loop.log()
                 if evaluate is not None and loop.due("eval"):
                     loop.evaluate(evaluate)
-                if loop.due("checkpoint"):
+                if loop.due("checkpoint") or loop.out_of(patience):
                     loop.save()
                 if hosts.stopping(interrupts.received is not None, loop.checked):
                     loop.stop(interrupts)
         loop.finish()
         if interrupts.received is not None:
             loop.stop(interrupts)
-        return Run(hosts.pack(loop.state), loop.step, loop.resumed_from, loop.best)
+        early = loop.step < num_steps
+        return Run(hosts.pack(loop.state), loop.step, loop.resumed_from, loop.best, early)
 
 
 class _Loop:
@@ -219,6 +229,12 @@ class _Loop:
 
     def due(self, what: str) -> bool:
         return self.schedule.due(what, self.step)
+
+    def out_of(self, patience: int | None) -> bool:
+        """True right after an evaluation that found nothing better for so long."""
+        if patience is None or self.best is None or not self.due("eval"):
+            return False
+        return self.step - self.best["step"] >= patience
 
     def advance(self, advance: Advance, asked_to_stop: bool):
         with self.clock.waiting():
