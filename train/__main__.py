@@ -9,7 +9,6 @@ from typing import Any
 
 CONFIGS = Path(__file__).parent / "configs"
 EXPERIMENTS = (
-EXPERIMENTS = (
     "difference",
     "explain",
     "groups",
@@ -21,7 +20,6 @@ EXPERIMENTS = (
     "sentences",
     "sphere",
     "tokens",
-)
 )
 
 
