@@ -1,5 +1,6 @@
 """`python -m train`: mistakes fail at once, runs resume, reports are whole."""
 
+import re
 import json
 import os
 import subprocess
@@ -75,9 +76,10 @@ def test_a_file_without_get_config(tmp_path):
 def test_every_config_loads_in_both_modes(path):
     if path.stem == "__init__":
         pytest.skip("no config")
+    default = re.search(r'def get_config\(mode="(\w+)"\)', path.read_text()).group(1)
     for mode in ("", ":quick"):
         config, _ = parse(["--config", f"{path}{mode}"], CONFIGS)
-        assert config.is_locked and config.experiment and config.mode == (mode[1:] or "full")
+        assert config.is_locked and config.experiment and config.mode == (mode[1:] or default)
 
 
 TINY = [
