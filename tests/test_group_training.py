@@ -226,10 +226,12 @@ def test_table_3_stands_beside_the_published_one():
 def test_a_small_run_learns_is_measured_and_is_not_repeated(tmp_path, monkeypatch, capsys):
     source = group_data.DATA["mnist"]._replace(load=fake_mnist, train_rows=120)
     monkeypatch.setitem(group_data.DATA, "mnist", source)
+    monkeypatch.setattr(groups, "EVAL_BATCH", 40)
     command = ["--config", "groups:quick", "--workdir", str(tmp_path / "run")]
     changes = {
-        "seeds": "(0,)", "epochs": "15.", "valid": 20, "train_limit": 0, "batch_size": 10,
-        "unfamiliar": "('noise','pgd')", "penalties.group.form": "activation",
+        "seeds": "(0,)", "epochs": "16.", "valid": 20, "train_limit": 0, "batch_size": 10,
+        "unfamiliar": "('noise','blends')", "checkpoint_every": 160,
+        "penalties.group.form": "activation",
         "model.maps": 10, "optimizer.name": "sgd", "optimizer.lr": 0.05,
         "penalties.group.gamma": "1.", "penalties.group.mu": "5.",
     }  # fmt: skip
@@ -242,7 +244,7 @@ def test_a_small_run_learns_is_measured_and_is_not_repeated(tmp_path, monkeypatc
     assert float(rows["group"]["output layer %"]) > 50  # chance is 10
     assert float(rows["group"]["maps alone %"]) > float(rows["plain"]["maps alone %"]) + 20
     cell = json.loads((run / "cells" / "group-1-0" / "result.json").read_text())
-    assert set(cell["auroc"]) == set(cell["detected"]) == {"noise", "pgd"}
+    assert set(cell["auroc"]) == set(cell["detected"]) == {"noise", "blends"}
     assert all(0 <= v <= 1 for scores in cell["auroc"].values() for v in scores.values())
     assert sum(cell["classes"]["examples"]) == 40
     assert (run / "groups.png").read_bytes().startswith(b"\x89PNG")
