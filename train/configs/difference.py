@@ -44,9 +44,24 @@ def get_config(mode="full"):
             concave=0.0,
             **MONOTONE,
         ),
+        dm_softplus=dict(
+            title="DM of softplus units, h(1 - x), decay 0.02",
+            inverted=True,
+            decay=0.02,
+            concave=0.0,
+            activation="softplus",
+            **MONOTONE,
+        ),
     )
     c.maps = dict(
-        networks=("dic_inverted", "dic_decay", "dm_inverted", "dm_decay", "dm_convex"),
+        networks=(
+            "dic_inverted",
+            "dic_decay",
+            "dm_inverted",
+            "dm_decay",
+            "dm_convex",
+            "dm_softplus",
+        ),
         kinds=("gradient", "gradient x input", "smoothed"),
         images=1_000,  # of the test part, the first ones
         examples=6,  # digits shown
@@ -58,7 +73,7 @@ def get_config(mode="full"):
         c.maps.networks, c.maps.kinds = ("dm_inverted",), ("gradient",)
         c.pairs, c.maps.images, c.maps.examples = 200, 40, 2
     elif mode == "parametrisation":
-        c.data, c.seeds, c.epochs, c.maps.networks = "mnist_valid", (0,), 3, ()
+        c.data, c.seeds, c.epochs, c.maps.networks = "mnist_valid", (0,), 2, ()
         c.networks = parametrisations()
     elif mode != "full":
         known = "'full', 'parametrisation' and 'quick'"
