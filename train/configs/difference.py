@@ -44,14 +44,6 @@ def get_config(mode="full"):
             concave=0.0,
             **MONOTONE,
         ),
-        dm_softplus=dict(
-            title="DM of softplus units, h(1 - x), decay 0.02",
-            inverted=True,
-            decay=0.02,
-            concave=0.0,
-            activation="softplus",
-            **MONOTONE,
-        ),
     )
     c.maps = dict(
         networks=(
@@ -60,7 +52,6 @@ def get_config(mode="full"):
             "dm_inverted",
             "dm_decay",
             "dm_convex",
-            "dm_softplus",
         ),
         kinds=("gradient", "gradient x input", "smoothed"),
         images=1_000,  # of the test part, the first ones
