@@ -106,7 +106,8 @@ def build(config: Any, options: Any) -> DCNetwork:
 
     Args:
       config: widths, reparam.
-      options: kind, inverted, spread, concave, centred; reparam, if not the common one.
+      options: kind, inverted, spread, concave, centred; reparam and activation, if not the
+        common ones.
 
     Returns:
       A linen module, rows of pixels to logits.
@@ -118,6 +119,7 @@ def build(config: Any, options: Any) -> DCNetwork:
         reparam=options.get("reparam", config.reparam),
         spread=options.spread,
         concave=options.concave,
+        activation=options.get("activation", "relu"),
         # MNIST's mean and variance over all pixels; without, the biases start at the wrong place.
         input_mean=0.13 if options.centred else 0.0,
         input_variance=0.095,

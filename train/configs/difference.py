@@ -46,7 +46,13 @@ def get_config(mode="full"):
         ),
     )
     c.maps = dict(
-        networks=("dic_inverted", "dic_decay", "dm_inverted", "dm_decay", "dm_convex"),
+        networks=(
+            "dic_inverted",
+            "dic_decay",
+            "dm_inverted",
+            "dm_decay",
+            "dm_convex",
+        ),
         kinds=("gradient", "gradient x input", "smoothed"),
         images=1_000,  # of the test part, the first ones
         examples=6,  # digits shown
@@ -58,7 +64,7 @@ def get_config(mode="full"):
         c.maps.networks, c.maps.kinds = ("dm_inverted",), ("gradient",)
         c.pairs, c.maps.images, c.maps.examples = 200, 40, 2
     elif mode == "parametrisation":
-        c.data, c.seeds, c.epochs, c.maps.networks = "mnist_valid", (0,), 3, ()
+        c.data, c.seeds, c.epochs, c.maps.networks = "mnist_valid", (0,), 2, ()
         c.networks = parametrisations()
     elif mode != "full":
         known = "'full', 'parametrisation' and 'quick'"
