@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 CONFIGS = Path(__file__).parent / "configs"
-EXPERIMENTS = ("imagenet", "lipschitz_fits", "penalties", "sphere")
+EXPERIMENTS = ("explain", "imagenet", "lipschitz_fits", "penalties", "sphere")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,12 +12,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from monojax.training import Cells
 from train import lipschitz_figures as figures
 from train import lipschitz_init, lipschitz_tables
 from train.arguments import near
 from train.lipschitz_measures import Graph, best_ramp, graph, paper_estimate
 from train.lipschitz_models import build, options
-from train.lipschitz_training import TARGETS, Cells, Runs, Task, points, start, train
+from train.lipschitz_training import TARGETS, Runs, Task, points, start, train
 
 DOMAIN = (-2.0, 2.0)
 EXP_DOMAIN = (-5.0, 5.0)

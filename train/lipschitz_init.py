@@ -20,9 +20,9 @@ from monojax.conjugate.icnn import ScaledICNN
 from monojax.conjugate.legendre import conjugate
 from monojax.conjugate.solvers import Solver
 from monojax.layers.convex import ICNN, INITIALISERS
+from monojax.training import Cells
 from train.arguments import near
 from train.lipschitz_measures import float64
-from train.lipschitz_training import Cells
 
 DIM = 2
 TOLERANCE = 1e-3  # of the paper's gradient descent, on the mean residual of all points

@@ -9,10 +9,12 @@ from monojax.attribution.gradients import (
     integrated_gradients,
 )
 from monojax.attribution.images import grid, normalise, overlay, resize
+from monojax.attribution.layers import at_layers
 from monojax.attribution.lrp import lrp, split_lrp
 from monojax.attribution.splits import split_cam, split_grad
 
 __all__ = [
+    "at_layers",
     "grad_cam",
     "grad_cam_pp",
     "gradient",

@@ -8,15 +8,13 @@ import jax.numpy as jnp
 
 from monojax.attribution.common import channels_last, explain
 from monojax.splitting.modes import Mode
+from monojax.splitting.reading import Reading
 
 Fn = Callable[..., Any]
 
 
-def _slope_and_value(
-    fn: Fn, x: Any, target: Any, args: tuple, layer: Any
-) -> tuple[jax.Array, jax.Array]:
+def _slope_and_value(reading: Reading) -> tuple[jax.Array, jax.Array]:
     """Gradient and value at the layer, both `[positions..., channels]`."""
-    reading, _ = explain(fn, x, target, args, layer, Mode(), spatial=True)
     slope, _ = channels_last(reading.slope[0].f, reading.layout)
     value, channels = channels_last(reading.value.f, reading.layout)
     if not channels:
@@ -25,6 +23,33 @@ def _slope_and_value(
             "choose the input of a convolution, or a tag on [h, w, c]."
         )
     return slope, value
+
+
+def _at(fn: Fn, x: Any, target: Any, args: tuple, layer: Any) -> Reading:
+    return explain(fn, x, target, args, layer, Mode(), spatial=True)[0]
+
+
+def grad_cam_of(reading: Reading, rectify: bool = True) -> jax.Array:
+    """Grad-CAM from value and gradient at a place."""
+    slope, value = _slope_and_value(reading)
+    weights = slope.mean(axis=tuple(range(slope.ndim - 1)))
+    return _rectified((value * weights).sum(-1), rectify)
+
+
+def grad_cam_pp_of(reading: Reading, rectify: bool = True) -> jax.Array:
+    """Grad-CAM++ from value and gradient at a place."""
+    slope, value = _slope_and_value(reading)
+    positions = tuple(range(slope.ndim - 1))
+    below = 2 * slope**2 + value.sum(axis=positions) * slope**3
+    share = slope**2 / jnp.where(below == 0, 1, below)
+    weights = (share * jnp.maximum(slope, 0)).sum(axis=positions)
+    return _rectified((value * weights).sum(-1), rectify)
+
+
+def layer_cam_of(reading: Reading, rectify: bool = True) -> jax.Array:
+    """LayerCAM from value and gradient at a place."""
+    slope, value = _slope_and_value(reading)
+    return _rectified((value * jnp.maximum(slope, 0)).sum(-1), rectify)
 
 
 def grad_cam(
@@ -50,9 +75,7 @@ def grad_cam(
     Reference:
       Selvaraju et al., "Grad-CAM", 2017, arXiv 1610.02391.
     """
-    slope, value = _slope_and_value(fn, x, target, args, layer)
-    weights = slope.mean(axis=tuple(range(slope.ndim - 1)))
-    return _rectified((value * weights).sum(-1), rectify)
+    return grad_cam_of(_at(fn, x, target, args, layer), rectify)
 
 
 def grad_cam_pp(
@@ -78,12 +101,7 @@ def grad_cam_pp(
       Chattopadhay et al., "Grad-CAM++", 2018, arXiv 1710.11063; derivatives of exp(score), whose
       common factor cancels.
     """
-    slope, value = _slope_and_value(fn, x, target, args, layer)
-    positions = tuple(range(slope.ndim - 1))
-    below = 2 * slope**2 + value.sum(axis=positions) * slope**3
-    share = slope**2 / jnp.where(below == 0, 1, below)
-    weights = (share * jnp.maximum(slope, 0)).sum(axis=positions)
-    return _rectified((value * weights).sum(-1), rectify)
+    return grad_cam_pp_of(_at(fn, x, target, args, layer), rectify)
 
 
 def layer_cam(
@@ -108,8 +126,7 @@ def layer_cam(
     Reference:
       Jiang et al., "LayerCAM", IEEE TIP 2021.
     """
-    slope, value = _slope_and_value(fn, x, target, args, layer)
-    return _rectified((value * jnp.maximum(slope, 0)).sum(-1), rectify)
+    return layer_cam_of(_at(fn, x, target, args, layer), rectify)
 
 
 def _rectified(cam: jax.Array, rectify: bool) -> jax.Array:

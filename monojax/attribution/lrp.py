@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from monojax.attribution.common import explain, to_map
 from monojax.splitting.modes import Mode, SplitMode, recentred
 from monojax.splitting.pair import Split, with_slope, with_value
+from monojax.splitting.reading import Reading
 from monojax.splitting.transform import check_options
 
 Fn = Callable[..., Any]
@@ -190,14 +191,32 @@ def split_lrp(
             "split_lrp with recentre='full' is the z+ rule of the original network; report it so.",
             stacklevel=2,
         )
-    elif jnp.asarray(x).dtype != jnp.float64:
+    else:
+        check_precision(x, strategy)
+    mode = SplitLRP(pool, strategy, epsilon)
+    reading, _ = explain(fn, x, target, args, layer, mode, seed=SEED_G, shifts=shifts)
+    return to_map(relevance_of(reading), reading.layout, reduce)
+
+
+def relevance_of(reading: Reading) -> jax.Array:
+    """R+ - R- from the pair and its derivatives at a place."""
+    slope, value = reading.slope[0], reading.value
+    return value.p * (slope.t + slope.f) - value.n * (slope.t - slope.f)
+
+
+def check_precision(x: Any, strategy: str = "scale") -> None:
+    """Raises unless ``x`` is float64, which SplitLRP needs without full re-centring.
+
+    Args:
+      x: the example.
+      strategy: the re-centring, for the message.
+
+    Raises:
+      ValueError: on another dtype.
+    """
+    if jnp.asarray(x).dtype != jnp.float64:
         raise ValueError(
             f"split_lrp with recentre={strategy!r} needs float64, got {jnp.asarray(x).dtype}: "
             "enable it with jax.config.update('jax_enable_x64', True) and convert x and weights, "
             "or use recentre='full', which is the z+ rule."
         )
-    mode = SplitLRP(pool, strategy, epsilon)
-    reading, _ = explain(fn, x, target, args, layer, mode, seed=SEED_G, shifts=shifts)
-    slope, value = reading.slope[0], reading.value
-    relevance = value.p * (slope.t + slope.f) - value.n * (slope.t - slope.f)
-    return to_map(relevance, reading.layout, reduce)

@@ -81,6 +81,7 @@ def selectivity(
     *,
     args: tuple = (),
     patch_size: int = 8,
+    patches_in_step: int = 1,
     absolute: bool = False,
     scale: bool = True,
     softmax: bool = True,
@@ -96,16 +97,18 @@ def selectivity(
       args: further arguments of fn.
       patch_size: side of the square patches, a grid centred on the image, padded where the size
         does not divide.
+      patches_in_step: patches removed per step; 1 in Quantus. The curve is then sampled at every
+        so many patches, and its area smaller by about that factor.
       absolute: whether the map's absolute values are used.
       scale: whether the map is divided by its largest absolute value first.
       softmax: whether scores are probabilities, as by default in Quantus, or logits.
       batch_size: perturbed images the model sees at once.
 
     Returns:
-      Curve, one score per patch.
+      Curve, one score per step.
 
     Raises:
-      ValueError: on a map of another size or a target out of range.
+      ValueError: on a map of another size, a target out of range, or patches_in_step < 1.
 
     Reference:
       Montavon et al., 2018; as in Quantus 0.6 (patches to the image's minimum).
@@ -120,9 +123,12 @@ def selectivity(
     patch = jnp.asarray(rows[:, None] * across + columns[None, :])
     values = jnp.broadcast_to(attribution, x.shape).reshape(height, width, -1).sum(-1)
     sums = jnp.zeros(patches, values.dtype).at[patch].add(values)
-    rank = _ranks(sums)[patch]
+    if patches_in_step < 1:
+        raise ValueError(f"patches_in_step must be at least 1, got {patches_in_step}.")
+    rank = (_ranks(sums) // patches_in_step)[patch]
     rank = rank.reshape(rank.shape + (1,) * (x.ndim - 2))
-    return _scores(fn, x, target, args, rank, patches, softmax, batch_size)
+    steps = math.ceil(patches / patches_in_step)
+    return _scores(fn, x, target, args, rank, steps, softmax, batch_size)
 
 
 def _ranks(values: jax.Array) -> jax.Array:

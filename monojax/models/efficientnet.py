@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from monojax.layers.depthwise import linen_depthwise
+
 # (repeats, kernel, stride of the first, expansion, output channels) of each stage.
 _STAGES = (
     (1, 3, 1, 1, 16),
@@ -41,7 +43,14 @@ class InvertedResidual(nn.Module):
         middle = x.shape[-1] * self.expansion
         y = nn.relu6(conv(middle, 1, "expand")(x)) if self.expansion != 1 else x
         step = (self.stride, self.stride)
-        y = conv(middle, self.kernel, "depthwise", strides=step, feature_group_count=middle)(y)
+        y = conv(
+            middle,
+            self.kernel,
+            "depthwise",
+            strides=step,
+            feature_group_count=middle,
+            conv_general_dilated=linen_depthwise,
+        )(y)
         y = conv(self.features, 1, "project")(nn.relu6(y))
         return x + y if y.shape == x.shape else y
 

@@ -14,12 +14,23 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from monojax.models.tensor_files import read_tensors
 
-_LAYOUTS: dict[str, tuple[int, ...] | None] = {
-    "same": None,  # HWIO kernels, (in, out) matrices, vectors
-    "oihw": (2, 3, 1, 0),  # PyTorch's convolutions
-    "linear": (1, 0),  # PyTorch's (out, in) matrices
+# Published layout to ours, and back.
+_LAYOUTS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[..., np.ndarray]]] = {
+    "same": (lambda a: a, lambda a: a),  # HWIO kernels, (in, out) matrices, vectors
+    "oihw": (lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1)),
+    "linear": (np.transpose, np.transpose),
+    "flattened": (lambda a: _channels(a, True), lambda a: _channels(a.T, False)),
 }
-_BACK = {"oihw": (3, 2, 0, 1), "linear": (1, 0)}
+_POOLED = 7  # positions per side before VGG's first dense layer
+
+
+def _channels(a: np.ndarray, ours: bool) -> np.ndarray:
+    """(out, c h w) to (h w c, out), or (out, h w c) to (out, c h w)."""
+    if ours:
+        split = a.reshape(a.shape[0], -1, _POOLED, _POOLED)
+        return split.transpose(2, 3, 1, 0).reshape(-1, a.shape[0])
+    split = a.reshape(a.shape[0], _POOLED, _POOLED, -1)
+    return split.transpose(0, 3, 1, 2).reshape(a.shape[0], -1)
 
 
 @dataclass(frozen=True)
@@ -29,7 +40,8 @@ class Entry:
     Args:
       name: in the file.
       path: in the variables, such as ``"params/conv1/kernel"``.
-      layout: the file's: "same", "oihw" (convolution of PyTorch) or "linear" (dense of PyTorch).
+      layout: the file's: "same", "oihw" (convolution of PyTorch), "linear" (dense of PyTorch) or
+        "flattened" (dense of PyTorch on flattened maps of 7 x 7).
     """
 
     name: str
@@ -120,9 +132,9 @@ def convert(
         if entry.name not in tensors or entry.path not in wanted:
             continue
         array = np.asarray(tensors[entry.name])
-        order = _LAYOUTS[entry.layout]
-        if order is not None and array.ndim == len(order):
-            array = array.transpose(order)
+        # A wrong rank is reported below, with both shapes.
+        if array.ndim == len(wanted[entry.path]) or entry.layout == "same":
+            array = _LAYOUTS[entry.layout][0](array)
         if array.shape != wanted[entry.path]:
             wrong.append(f"{entry.name} {tensors[entry.name].shape}, expected {wanted[entry.path]}")
             continue
@@ -151,12 +163,7 @@ def export(variables: Mapping[str, Any], table: list[Entry]) -> dict[str, np.nda
       Arrays by published name.
     """
     flat = flatten_dict(dict(variables), sep="/")
-    return {
-        entry.name: np.asarray(flat[entry.path]).transpose(_BACK[entry.layout])
-        if entry.layout in _BACK and flat[entry.path].ndim == len(_BACK[entry.layout])
-        else np.asarray(flat[entry.path])
-        for entry in table
-    }
+    return {e.name: _LAYOUTS[e.layout][1](np.asarray(flat[e.path])) for e in table}
 
 
 def _describe(problems: Mapping[str, list[str]]) -> str:
@@ -170,7 +177,7 @@ def _describe(problems: Mapping[str, list[str]]) -> str:
 
 
 def _plain(tensors: Mapping[str, np.ndarray]) -> list[Entry]:
-    """``a/b/w`` and ``a/b/b`` to kernel and bias of the module at ``a/b``; ``block7`` is block_7."""
+    """``a/b/w`` and ``a/b/b`` to kernel and bias at ``a/b``; ``block7`` is block_7."""
     leaves = {"w": "kernel", "b": "bias"}
     entries = []
     for name in tensors:
@@ -190,6 +197,30 @@ def _efficientnet_lite0(tensors: Mapping[str, np.ndarray]) -> nn.Module:
     from monojax.models.efficientnet import EfficientNetLite0
 
     return EfficientNetLite0(tensors["fc/w"].shape[-1])
+
+
+def _vgg16(tensors: Mapping[str, np.ndarray]) -> nn.Module:
+    from monojax.models.vgg import VGG16
+
+    first, last = tensors["features.0.weight"], tensors["classifier.6.weight"]
+    dense = (last.shape[1], last.shape[1])
+    return VGG16(last.shape[0], width=first.shape[0] / 64, dense=dense)
+
+
+def _vgg16_table(tensors: Mapping[str, np.ndarray]) -> list[Entry]:
+    """``features.0`` to ``features_0``; the first dense layer reads positions, then channels."""
+    entries = []
+    for name in tensors:
+        module, _, leaf = name.rpartition(".")
+        path = module.replace(".", "_")
+        if leaf == "bias":
+            entries.append(Entry(name, f"params/{path}/bias"))
+        elif module.startswith("features"):
+            entries.append(Entry(name, f"params/{path}/kernel", "oihw"))
+        else:
+            layout = "flattened" if module == "classifier.0" else "linear"
+            entries.append(Entry(name, f"params/{path}/kernel", layout))
+    return entries
 
 
 def torch_norm(name: str, path: str) -> list[Entry]:
@@ -213,5 +244,6 @@ def torch_norm(name: str, path: str) -> list[Entry]:
 PUBLISHED: dict[str, Published] = {
     "squeezenet1_1": Published(_squeezenet, _plain, (1, 224, 224, 3)),
     "efficientnet_lite0": Published(_efficientnet_lite0, _plain, (1, 224, 224, 3)),
+    "vgg16": Published(_vgg16, _vgg16_table, (1, 224, 224, 3)),
 }
 """Models whose weights can be read, by name."""

@@ -50,9 +50,7 @@ class SqueezeNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[b, h, w, 3]` to logits `[b, num_classes]`."""
-        x = nn.relu(
-            nn.Conv(64, (3, 3), (2, 2), padding="SAME", dtype=self.dtype, name="conv1")(x)
-        )
+        x = nn.relu(nn.Conv(64, (3, 3), (2, 2), padding="SAME", dtype=self.dtype, name="conv1")(x))
         x = nn.max_pool(x, (3, 3), (2, 2))
         for i, (squeeze, expand) in enumerate(_FIRES, start=2):
             x = Fire(squeeze, expand, self.dtype, name=f"fire{i}")(x)

@@ -14,6 +14,26 @@ RULES: dict[str, Rule] = {}
 AFFINE: set[str] = set()
 """Primitives that keep an affine map affine where one argument is a pair."""
 
+NAMED: dict[str, Rule] = {}
+"""Jitted functions that are one linear map of (data, weights), by name: not walked through."""
+
+
+def named_call(name: str) -> Callable[[Rule], Rule]:
+    """Adds a rule for calls of a jitted function of (data, weights).
+
+    Args:
+      name: the function's name.
+
+    Returns:
+      A decorator for ``rule(walk, eqn, data, weights)``, which returns one result.
+    """
+
+    def add(rule: Rule) -> Rule:
+        NAMED[name] = rule
+        return rule
+
+    return add
+
 
 def register_rule(*primitives: str, affine: bool = False) -> Callable[[Rule], Rule]:
     """Adds a rule to the table, or replaces one.

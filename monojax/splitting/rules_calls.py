@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from monojax.checks import is_concrete
 from monojax.splitting import compat
 from monojax.splitting.pair import Frozen, Split, SplitError, Unresolved, depends, value_of
-from monojax.splitting.rules import Rule, register_rule
+from monojax.splitting.rules import NAMED, Rule, register_rule
 from monojax.splitting.trips import trip_count
 
 
@@ -45,6 +45,10 @@ _BODIES = {
 @takes_anything
 def call(walk: Any, eqn: Any, *args: Any) -> list[Any]:
     """Walks through the body; custom derivatives and rematerialisation are left out."""
+    whole = NAMED.get(eqn.params.get("name"))
+    data = None if whole is None else walk.resolved(args[0])
+    if whole is not None and isinstance(data, Split) and not depends(args[1]):
+        return [whole(walk, eqn, data, args[1])]
     body = compat.as_closed(eqn.params[_BODIES[eqn.primitive.name]])
     return walk.run(body, args)
 

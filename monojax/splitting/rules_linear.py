@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from monojax.splitting.pair import Frozen, Split, affine, both, negative, value_of
-from monojax.splitting.rules import register_rule
+from monojax.splitting.rules import named_call, register_rule
 from monojax.splitting.sites import Layout
 
 # Linear with weights 0 and 1: the same on value and mass.
@@ -163,6 +163,13 @@ def contraction(walk: Any, eqn: Any, x: Any, y: Any) -> Any:
     weights = _factor(walk, name, weights)
     bind = lambda a, w: walk.bind(eqn, *((a, w) if left else (w, a)))
     return walk.mode.contract(bind, data, weights)
+
+
+@named_call("monojax_depthwise_conv")
+def depthwise(walk: Any, eqn: Any, x: Split, weights: Any) -> Split:
+    """A depthwise convolution written as shifts and sums: one contraction all the same."""
+    data = walk.enter(walk.mode.settle(x), "conv", walk.where, Layout(0, 3, (1, 2)))
+    return walk.mode.contract(lambda a, w: walk.bind(eqn, a, w)[0], data, weights)
 
 
 def _layout(eqn: Any, left: bool) -> Layout | None:

@@ -1,6 +1,7 @@
 """One training loop for every experiment: steps, loop, checkpoints, metrics, work directories."""
 
 from monojax.training.batches import ArrayBatches, Batches
+from monojax.training.cells import Cells
 from monojax.training.checkpoints import CheckpointError, Checkpoints
 from monojax.training.clock import Clock
 from monojax.training.hosts import AllHosts, HostOptions, OneHost, agree, start_hosts
@@ -25,6 +26,7 @@ __all__ = [
     "AllHosts",
     "ArrayBatches",
     "Batches",
+    "Cells",
     "CheckpointError",
     "Checkpoints",
     "Clock",

@@ -1,0 +1,87 @@
+"""How good explanations are, on real photographs.
+
+python -m train --config train/configs/explain.py[:MODE] [--workdir RUN]
+
+Modes: "full" (the counts that the definitions name), "reduced" (an hour on two cores), "quick" (a
+smoke run: its numbers mean nothing), and "imagenet_s" (the paper's networks and data, for those
+who have them: --config.imagenet_s=DIR, --config.weights.vgg16=FILE,
+--config.weights.resnet18=FILE). MONOJAX_DATA names the folder of the other data and weights.
+"""
+
+import ml_collections
+
+METHODS = (
+    "gradient", "gradient_x_input", "guided_backprop", "integrated_gradients", "grad_cam",
+    "grad_cam_pp", "layer_cam", "lrp_epsilon", "lrp_gamma", "lrp_zplus", "split_grad",
+    "split_cam", "split_lrp", "random", "centre",
+)  # fmt: skip
+
+
+def study(network, data, images=1000, samples=200, patches=1, pixel_steps=20, pixels=502):
+    """pixels: per step of pixel flipping; 502 is 1% of 224 x 224."""
+    return ml_collections.ConfigDict(
+        dict(
+            network=network,
+            data=data,
+            images=images,  # at most
+            samples=samples,  # of max-sensitivity
+            patches_in_step=patches,  # of selectivity, 784 patches of 8 x 8 in all
+            pixel_steps=pixel_steps,
+            pixels_in_step=pixels,
+        )
+    )
+
+
+def get_config(mode="full"):
+    c = ml_collections.ConfigDict()
+    c.experiment, c.mode = "explain", mode
+    c.seed = 0
+    c.methods = METHODS
+    c.validation = 20
+    c.screen_samples = 10
+    c.screen_steps = 20  # of pixel flipping, over the same share of pixels
+    c.alphas = (0.3, 0.35, 0.4, 0.45)
+    c.batch = 16  # perturbed images at once
+    c.pictures = 6  # rows of the grid
+    c.reuse = ""  # another run's directory, whose finished cells with the same inputs are taken
+    c.imagenet_s = ""
+    c.weights = ml_collections.ConfigDict(dict(vgg16="", resnet18=""))
+    c.sweep = ml_collections.ConfigDict(
+        dict(
+            alphas=(0.0, 0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.5),
+            images=59,
+            samples=20,
+            layer="",  # "" for the layer that screening chose
+        )
+    )
+    large, small = "efficientnet_lite0", "squeezenet1_1"
+    studies = [
+        study(small, "coco128"),
+        study(small, "imagenet"),
+        study(large, "coco128", samples=20),
+        study(large, "imagenet", samples=20),
+    ]
+    if mode == "reduced":
+        c.sweep.images, c.sweep.samples = 30, 5
+        c.screen_steps = 5
+        c.validation, c.alphas = 12, (0.3, 0.35, 0.4, 0.45)
+        fewer = dict(patches=32, pixel_steps=10, pixels=1004)
+        studies = [
+            study(small, "coco128", samples=10, patches=16),
+            study(large, "coco128", images=30, samples=5, **fewer),
+            study(small, "imagenet", images=100, samples=4, **fewer),
+        ]
+    elif mode == "quick":
+        c.methods = ("gradient", "grad_cam", "lrp_epsilon", "split_cam", "random")
+        c.validation, c.screen_samples, c.alphas, c.pictures = 2, 1, (0.4,), 1
+        c.screen_steps = 2
+        c.sweep.alphas, c.sweep.images, c.sweep.samples = (0.4, 0.5), 1, 1
+        studies = [study(small, "coco128", 2, 1, patches=196, pixel_steps=2)]
+    elif mode == "imagenet_s":
+        c.validation = 30
+        studies = [study("vgg16", "imagenet_s"), study("resnet18", "imagenet_s")]
+    elif mode != "full":
+        raise ValueError(f"unknown mode {mode!r}; there is full, reduced, quick, imagenet_s.")
+    c.studies = tuple(f"{s.network}_{s.data}" for s in studies)  # in this order
+    c.study = ml_collections.ConfigDict(dict(zip(c.studies, studies, strict=True)))
+    return c
