@@ -107,8 +107,9 @@ class TfdsImages:
         """See the class."""
         self._args = dataset, split, None if data_dir is None else str(data_dir)
         self._rows: Any = None
-        self._length = len(self._open())
-        self.num_classes = int(self._rows.dataset_info.features["label"].num_classes)
+        rows = self._open()
+        self._length = len(rows)
+        self.num_classes = int(rows.dataset_info.features["label"].num_classes)
 
     def _open(self) -> Any:
         """Rows of the split; opened again in every process."""
