@@ -20,10 +20,17 @@ pytest.importorskip("PIL", reason="the input needs pillow (extra data)")
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 NUM = 44  # images of FAKE
+# Compiled once for the file.
 program = functools.cache(lambda: imagenet_model.train_program(config(), NUM))
+fresh = functools.cache(lambda: imagenet_model.initial_state(config(), NUM))
 needs_8 = pytest.mark.skipif(
     jax.local_device_count() < 8, reason="needs 8 devices (tests/conftest.py simulates them)"
 )
+
+
+def start():
+    """A state of one's own: steps donate theirs."""
+    return jax.tree.map(jnp.copy, fresh())
 
 
 def config(*overrides, base=FAKE):
@@ -33,6 +40,7 @@ def config(*overrides, base=FAKE):
 @needs_8
 def test_a_run_writes_its_files_and_is_not_repeated(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(imagenet, "train_program", lambda config, num: program())
+    monkeypatch.setattr(imagenet, "initial_state", lambda config, num: start())
     argv = [*FAKE, f"--workdir={tmp_path / 'run'}"]
     assert main(argv) == 0
     lines = training.read_metrics(tmp_path / "run")
@@ -56,7 +64,7 @@ def test_a_run_writes_its_files_and_is_not_repeated(tmp_path, monkeypatch, capsy
 def test_eight_devices_take_the_step_of_one():
     """Synchronised statistics: the step does not see how the batch is divided."""
     cfg = config()
-    state = imagenet_model.initial_state(cfg, NUM)
+    state = start()
     rng = np.random.default_rng(0)
     batch = {
         "image": rng.integers(256, size=(16, 32, 32, 3), dtype=np.uint8),
