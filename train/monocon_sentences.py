@@ -123,7 +123,7 @@ def sentences(options: Any, data_dir: str | None = None) -> Problem:
         # The test part's scores are in the files only: GLUE hides them.
         data = stsb(split, options.stsb_dir or None)
         sides = data.first[:limit], data.second[:limit]
-        judged[split] = Paired(*map(ids, sides), data.scores[:limit])
+        judged[split] = Paired(ids(sides[0]), ids(sides[1]), data.scores[:limit])
         last = unique(sides[0] + sides[1])
     return Problem(
         title="SNLI train entailments to STS-B, MiniLM",
