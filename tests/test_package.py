@@ -52,7 +52,7 @@ def test_one_address(checkout):
 def test_readme_example_runs(checkout):
     """The examples of README, run as they stand."""
     text = (checkout / "README.md").read_text()
-    penalty, slopes = re.findall(r"```python\n(.*?)```", text, re.S)
+    penalty, slopes, split = re.findall(r"```python\n(.*?)```", text, re.S)
     assert len([line for line in penalty.splitlines() if line.strip()]) <= 14
     names = {}
     exec(compile(penalty, "README.md", "exec"), names)
@@ -66,6 +66,15 @@ def test_readme_example_runs(checkout):
     assert float(abs(names["back"] - names["x"]).max()) < 4 * float(
         names["record"].error_bound.max()
     )
+    names = {}
+    exec(compile(split, "README.md", "exec"), names)
+    logits = names["fn"](names["image"], names["variables"])
+    # float32, full re-centring: rounding of sums of a few hundred terms.
+    assert float(abs(names["pair"].g - names["pair"].h - logits).max()) < 1e-5 * (
+        1 + float(abs(logits).max())
+    )
+    assert names["picture"].shape == (32, 32) and names["report"].kind == "dc"
+    assert float(abs(names["heat"]).max()) > 0
 
 
 def test_readme_commands_are_those_of_ci(checkout):
