@@ -71,7 +71,7 @@ def test_run_writes_the_table_and_resumes(tmp_path, monkeypatch):
     """On a linear score, where gradient times input is the best there is."""
     config, bar = get_config("quick"), Bar()
     config.validation, config.test = 1, 1
-    config.methods = ("random order", "gradient x input", "SplitCAM")
+    config.methods = ("random order", "gradient x input, frozen", "SplitCAM")
     config.vit.layers = ("input",)
     tokens.check(config)
     words = [["a", "b", "c", "d"]] * 2
@@ -79,7 +79,7 @@ def test_run_writes_the_table_and_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(tokens, "_problem", lambda *_: one)
     results = tokens.run(config, tmp_path, bar)["vit"]
     assert bar.count == 300 and set(results) == set(config.methods)
-    best = results["gradient x input"]
+    best = results["gradient x input, frozen"]
     assert best == results["SplitCAM"] and best <= results["random order"]
     text = (tmp_path / "tokens.md").read_text()
     assert "SplitCAM" in text and "alpha 0.4" in text and "mode quick" in text
@@ -107,7 +107,7 @@ def test_quick_mode_runs_whole(tmp_path):
     [
         (dict(problems=("bert",)), "config.problems may hold"),
         (dict(methods=("SHAP",)), "config.methods may hold"),
-        (dict(methods=("SplitCAM",)), "needs 'gradient x input'"),
+        (dict(methods=("SplitCAM",)), "needs 'gradient x input, frozen'"),
         (dict(test=0), "config.test must be at least 1"),
     ],
 )

@@ -185,7 +185,7 @@ class SentenceEncoder:
         folder: str | os.PathLike[str] | None = None,
         *,
         max_length: int = PUBLISHED_LENGTH,
-        batch_size: int = 64,
+        batch_size: int = 32,
         bucket: int = BUCKET,
         dtype: Any = jnp.float32,
     ):

@@ -41,7 +41,7 @@ def get_config(mode="full"):
     c.minilm.seed = 0
     c.minilm.min_tokens, c.minilm.max_tokens, c.minilm.min_score = 9, 24, 3.0
     c.minilm.layers = ("tokens_0", "tokens_3")
-    # 36 contractions lie above the first layer, so only alphas near 0.5 leave the mass in check.
+    # 31 contractions follow each other, so only alphas near 0.5 leave the mass in check.
     c.minilm.alphas = (0.45, 0.48, 0.49, 0.495, 0.499)
     if mode == "quick":
         c.problems = ("vit",)
