@@ -1,8 +1,8 @@
 """`python -m train`: mistakes fail at once, runs resume, reports are whole."""
 
-import re
 import json
 import os
+import re
 import subprocess
 import sys
 
