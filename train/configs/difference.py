@@ -53,7 +53,7 @@ def get_config(mode="full"):
             "dm_decay",
             "dm_convex",
         ),
-        kinds=("gradient", "gradient x input", "smoothed"),
+        kinds=("gradient", "gradient x input"),  # or "smoothed", over noisy images
         images=1_000,  # of the test part, the first ones
         examples=6,  # digits shown
     )
