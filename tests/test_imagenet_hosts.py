@@ -60,7 +60,7 @@ def test_a_run_of_two_hosts_ends_like_one(unbroken, tmp_path, cache):
         one = pod.finish()
     # The momentum is what the last ten batches gave: it is 1.4 away for other images. At this
     # rate a step hardly amplifies the rounding of the step before it (at 1e-3 it does so by a
-    # third each time, and 33 steps make it as large as the result: the loss is that curved).
+    # half each time, and 33 steps make it as large as the result: the loss is that curved).
     assert distance(unbroken[0], one, "opt_state") <= 1e-2
     assert distance(unbroken[0], one) <= 1e-6
     lines = [line for line in read_metrics(unbroken[1]) if "eval_count" in line]
