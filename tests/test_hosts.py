@@ -13,6 +13,7 @@ import pytest
 from monojax import training
 from monojax.training import hosts as several
 from monojax.training.clock import Clock
+from monojax.training.watchdog import EXIT_LOST
 from monojax.training.workdir import differences
 
 
@@ -104,14 +105,14 @@ def test_all_devices_pack_and_send():
 
 def test_the_watchdog_ends_a_process_that_hangs():
     program = (
-        "import time; from monojax.training.hosts import Watchdog\n"
+        "import time; from monojax.training.watchdog import Watchdog\n"
         "dog = Watchdog(1.0); dog.wind(); time.sleep(0.5); dog.wind(); dog.stop()\n"
         "time.sleep(1.5)\n"
         "print('rested', flush=True); dog.wind(); time.sleep(600)"
     )
     begin = time.monotonic()
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == several.EXIT_LOST and done.stdout == "rested\n"
+    assert done.returncode == EXIT_LOST and done.stdout == "rested\n"
     assert "no step was completed for 1 s" in done.stderr and "Start all hosts again" in done.stderr
     assert time.monotonic() - begin < 300
 

@@ -57,7 +57,7 @@ def test_a_run_writes_its_files_and_is_not_repeated(tmp_path, monkeypatch, capsy
     assert "ResNet-18, width 4, 20 maps" in table and f"{last['eval_accuracy']:.2f}" in table
     assert main(argv) == 0 and training.read_metrics(tmp_path / "run") == lines
     assert main([*argv, "--config.lr=0.1"]) == 1
-    assert "lr is 0.001 there and 0.1 now" in capsys.readouterr().err
+    assert "lr is 0.0001 there and 0.1 now" in capsys.readouterr().err
 
 
 @needs_8

@@ -16,7 +16,7 @@ from monojax.training import read_metrics
 pytest.importorskip("grain", reason="the input needs grain (extra data)")
 pytest.importorskip("PIL", reason="the input needs pillow (extra data)")
 
-RUN = (*FAKE, "--config.epochs=12", "--config.eval_every_epochs=12")  # 33 steps
+RUN = (*FAKE, "--config.epochs=12", "--config.eval_every_epochs=12", "--config.lr=1e-5")  # 33 steps
 ONE_STEP = (*FAKE, "--config.epochs=1", "--config.data.fake=16")
 LOST = 75  # exit status of a host that gives the others up
 
@@ -58,9 +58,11 @@ def test_a_step_of_two_hosts_is_the_step_of_one(tmp_path, cache):
 def test_a_run_of_two_hosts_ends_like_one(unbroken, tmp_path, cache):
     with Pod(tmp_path / "one", RUN, hosts=1, devices=8, environment=cache) as pod:
         one = pod.finish()
-    # 33 steps each multiply the rounding of the sums by the curvature of the loss; both runs
-    # see the same images in the same order, and a wrong order would give 1e-2 here.
-    assert distance(unbroken[0], one) <= 1e-4
+    # The momentum is what the last ten batches gave: it is 1.4 away for other images. At this
+    # rate a step hardly amplifies the rounding of the step before it (at 1e-3 it does so by a
+    # half each time, and 33 steps make it as large as the result: the loss is that curved).
+    assert distance(unbroken[0], one, "opt_state") <= 1e-2
+    assert distance(unbroken[0], one) <= 1e-6
     lines = [line for line in read_metrics(unbroken[1]) if "eval_count" in line]
     assert [line["eval_count"] for line in lines] == [44.0]  # 3 batches of 16, the last padded
     logged = [line for line in read_metrics(unbroken[1]) if "step_seconds" in line]
@@ -127,7 +129,7 @@ def test_photos_killed_at_a_random_moment(tmp_path, cache, data_dir):
     "different, match",
     [
         (["--config.batch_size=32"], "config.batch_size: 16 on host 0, 32 on host 1"),
-        (["--config.lr=0.1"], "config.lr: 0.001 on host 0, 0.1 on host 1"),
+        (["--config.lr=0.1"], "config.lr: 1e-05 on host 0, 0.1 on host 1"),
     ],
 )
 def test_hosts_with_different_settings_stop_and_say_so(tmp_path, different, match):

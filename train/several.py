@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from monojax.training import HostOptions, agree, start_hosts
-from monojax.training.hosts import lost
+from monojax.training.watchdog import lost
 from monojax.training.workdir import plain_config
 
 

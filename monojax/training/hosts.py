@@ -10,9 +10,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import sys
-import threading
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,10 +17,8 @@ import jax
 import numpy as np
 
 from monojax.training.steps import replicate, shard_batch, unreplicate
+from monojax.training.watchdog import Watchdog
 from monojax.training.workdir import differences
-
-EXIT_LOST = 75  # EX_TEMPFAIL of sysexits.h: start all hosts again
-_RESTART = "Start all hosts again with the same command: the run goes on from its last checkpoint."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,43 +254,6 @@ class AllHosts(OneHost):
         """Stops the watchdog until the next step."""
         if self._watchdog is not None:
             self._watchdog.stop()
-
-
-class Watchdog:
-    """Ends the process when it is not wound up in time: a collective cannot be interrupted.
-
-    Args:
-      seconds: from the last :meth:`wind` to the end.
-    """
-
-    def __init__(self, seconds: float):
-        """See the class."""
-        self._seconds, self._deadline = seconds, float("inf")
-        threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
-
-    def wind(self) -> None:
-        """Starts, or starts again."""
-        self._deadline = time.monotonic() + self._seconds
-
-    def stop(self) -> None:
-        """Until wound up again."""
-        self._deadline = float("inf")
-
-    def _watch(self) -> None:
-        while time.monotonic() < self._deadline:
-            time.sleep(min(1.0, self._seconds / 4))
-        lost(f"no step was completed for {self._seconds:g} s: another host is lost, or stuck")
-
-
-def lost(reason: str) -> None:
-    """Says why and ends this process at once, without waiting for hosts that may be gone.
-
-    Args:
-      reason: for the message.
-    """
-    print(f"train: {reason}. {_RESTART}", file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    os._exit(EXIT_LOST)
 
 
 def _is_key(leaf: Any) -> bool:
