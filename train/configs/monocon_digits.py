@@ -33,13 +33,15 @@ def get_config(mode="full"):
         batch=256,
         keep_last=False,  # one shape, one compilation
         temperature=0.1,
-        lr_encoder=1e-3,  # the paper's 2e-4 needs many more steps
-        lr_head=1e-3,
+        # The paper's 2e-4 needs many more steps. With 1e-3 for both and 40 epochs MonoCon reached
+        # 91.6% on the validation pairs where the baseline had 95.3%: it was not done.
+        lr_encoder=1e-3,
+        lr_head=2e-3,
         weight_decay=1e-4,
         clip=1.0,
         warmup_epochs=2,  # 62 steps
         warmup_lr=1e-4,
-        epochs=40,  # of 31 steps
+        epochs=60,  # of 31 steps
         patience=20,
         validate_every=5,
     )
