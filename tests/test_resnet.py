@@ -237,7 +237,8 @@ def test_agrees_with_torchvision(depth, tmp_path):
     torch = pytest.importorskip("torch", reason="the oracle is torchvision")
     try:  # a wheel of torchvision that was built for another torch misses its operators
         library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     except RuntimeError:
         pass  # declared already
     try:
