@@ -60,6 +60,7 @@ def test_a_run_writes_its_files_and_is_not_repeated(tmp_path, monkeypatch, capsy
     assert "lr is 0.0001 there and 0.1 now" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # compiles the step a second time
 @needs_8
 def test_eight_devices_take_the_step_of_one():
     """Synchronised statistics: the step does not see how the batch is divided."""

@@ -153,7 +153,10 @@ def initial_state(config: Any, num_images: int) -> TrainState:
     """
     key_params, key_run = jax.random.split(jax.random.key(config.seed))
     images = jnp.zeros((1, config.data.size, config.data.size, 3))
-    variables = jax.jit(build_model(config, None).init)(key_params, images)
+    # Run once: LLVM's optimiser would take minutes for the drawing of the weights.
+    quickly = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    init = jax.jit(build_model(config, None).init, compiler_options=quickly)
+    variables = init(key_params, images)
     if config.weights:
         _, published = load_pretrained(f"resnet{config.model.depth}", config.weights)
         variables = take_over(variables, published)
