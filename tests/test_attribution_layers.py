@@ -128,6 +128,16 @@ def test_bad_input_of_at_layers(net):
         attribution.at_layers(run, x, 3, "gradient", [None], args=(variables,))
 
 
+def test_depthwise_under_a_vmap_inside_fn(net, x64):
+    """There is one axis more: the call's body is walked, and all is exact."""
+    model, variables, x = net
+    variables = jax.tree.map(lambda a: a.astype(jnp.float64), variables)
+    both = jnp.stack([x, x[::-1]]).astype(jnp.float64)
+    many = lambda x, v: jax.vmap(lambda one: fn(model, one, v))(x).sum(0)
+    pair = mj.split(many)(both, variables)
+    np.testing.assert_allclose(pair.g - pair.h, many(both, variables), atol=1e-12)
+
+
 def test_patches_in_step_samples_the_same_curve():
     weights = jnp.asarray(np.random.default_rng(0).normal(size=(64, 2)))
     score = lambda x: x.reshape(-1) @ weights
@@ -138,5 +148,6 @@ def test_patches_in_step_samples_the_same_curve():
     assert third.scores.shape == (6,)
     np.testing.assert_allclose(third.scores[:5], every.scores[2::3], rtol=1e-6)
     np.testing.assert_allclose(third.scores[5], every.scores[-1], rtol=1e-6)
-    with pytest.raises(ValueError, match="patches_in_step"):
-        attribution.metrics.selectivity(score, x, 0, map_, patches_in_step=0)
+    for wrong in (0, 99):
+        with pytest.raises(ValueError, match="patches_in_step"):
+            attribution.metrics.selectivity(score, x, 0, map_, patches_in_step=wrong)

@@ -126,10 +126,22 @@ def test_verdicts_are_paired_and_plain():
         "random": {"localisation": hard + 9, "sensitivity": hard - 9, "pointing": hard + 9},
     }
     lines = explain_tables.winners({"values": values}, ["localisation", "sensitivity", "pointing"])
-    first, second, third = lines.splitlines()
+    first, second, third, _, caveat = lines.splitlines()
+    assert "intervals are too narrow" in caveat
     assert "SplitCAM against Grad-CAM, better by 0.100" in first and "split wins" in first
     assert "better by -0.100" in second and "split loses" in second
     assert "no difference" in third
+
+
+def test_constant_and_broken_maps_are_never_chosen():
+    """Setting 0 is constant (points everywhere, never changes), 1 has a NaN, 3 is best."""
+    found = {
+        "pointing": [[1.0, 1.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]],
+        "localisation": [[0.9, 0.9, 0.2, 0.3], [0.9, float("nan"), 0.2, 0.3]],
+        "flipping": [[0.0, 0.0, 2.0, 1.0], [0.0, 0.0, 2.0, 1.0]],
+        "sensitivity": [[0.0, 0.1, 0.4, 0.4], [0.0, 0.1, 0.4, 0.4]],
+    }
+    assert explain.best_setting(found) == 3
 
 
 def test_settings_read_well():

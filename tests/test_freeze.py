@@ -193,6 +193,23 @@ def test_products_roots_and_denominators(x64):
         np.testing.assert_allclose(pair.g - pair.h, fn(b), atol=1e-12)
 
 
+@pytest.mark.parametrize("freeze", [True, GATE])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_gated_unit_holds_its_gate_in_either_order(x64, freeze, swapped):
+    """SwiGLU: silu(U x) is held, and V x keeps its slope, however the product is written."""
+    u, v = jax.random.normal(jax.random.key(0), (2, 4, 4), jnp.float64)
+    x = jax.random.normal(jax.random.key(1), (4,), jnp.float64)
+
+    def fn(x):
+        gate, value = jax.nn.silu(u @ x), v @ x
+        return (value * gate if swapped else gate * value).sum()
+
+    got = attribution.gradient(fn, x, None, freeze=freeze)
+    np.testing.assert_allclose(got, v.T @ jax.nn.silu(u @ x), atol=1e-12)
+    pair = mj.split(fn, freeze=freeze)(x)
+    np.testing.assert_allclose(pair.g - pair.h, fn(x), atol=1e-12)
+
+
 def test_gradients_without_freeze_are_the_ordinary_ones(x64):
     """The methods that need no split work on any function."""
     fn, _, _, x = vit64()

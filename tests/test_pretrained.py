@@ -68,6 +68,10 @@ def test_damaged_and_unknown_files(tmp_path):
     (tmp_path / "w.bin2").write_bytes(b"")
     with pytest.raises(ValueError, match=r"ends in none of \.npz"):
         read_tensors(tmp_path / "w.bin2")
+    text = json.dumps({"a": 3}).encode()
+    (tmp_path / "odd.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    with pytest.raises(ValueError, match="cannot be read as weights"):
+        read_tensors(tmp_path / "odd.safetensors")
     (tmp_path / "w.pth").write_bytes(b"legacy")
     with pytest.raises(ValueError, match=r"before version 1\.6"):
         read_tensors(tmp_path / "w.pth")
@@ -99,6 +103,11 @@ def test_pth_files_of_torch(tmp_path):
     }
     torch.save(state, tmp_path / "w.pth")
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "nested.pt")
+    net = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    torch.save(net.state_dict(), tmp_path / "module.pth")  # an OrderedDict with an attribute
+    found = read_tensors(tmp_path / "module.pth")
+    assert found.keys() == net.state_dict().keys()
+    np.testing.assert_array_equal(found["0.weight"], net[0].weight.detach().numpy())
     for name in ("w.pth", "nested.pt"):
         found = read_tensors(tmp_path / name)
         for key, want in state.items():

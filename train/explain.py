@@ -184,12 +184,28 @@ def screen(
 
         name = f"screen-{study.network}-{method}"
         found, _ = cells.get(name, asked, compute, lambda: bar.update(len(which)))
-        means = np.array([np.nanmean(found[k], axis=0) * s for k, s in SCREENED.items()])
-        ranks = (means[:, :, None] > means[:, None, :]).sum(2) + 0.5 * (
-            (means[:, :, None] == means[:, None, :]).sum(2) - 1
-        )
-        chosen[method] = settings[int(ranks.mean(0).argmin())]
+        chosen[method] = settings[best_setting(found)]
     return chosen
+
+
+def best_setting(found: dict[str, Any]) -> int:
+    """The setting with the best mean rank over the measures.
+
+    A setting is out if a measure is not finite on some image, or if its maps never change under
+    noise: constant maps would point everywhere and be perfectly robust.
+
+    Args:
+      found: measure to values `[images, settings]`.
+
+    Returns:
+      Its number.
+    """
+    means = np.array([np.mean(found[k], axis=0) * s for k, s in SCREENED.items()])
+    constant = np.max(found["sensitivity"], axis=0) == 0
+    means[:, constant | ~np.isfinite(means).all(0)] = np.inf
+    better = (means[:, :, None] > means[:, None, :]).sum(2)
+    ties = (means[:, :, None] == means[:, None, :]).sum(2) - 1
+    return int((better + ties / 2).mean(0).argmin())
 
 
 def _asked(
@@ -272,6 +288,9 @@ def judged(
             name = f"{data.name}-{judge.net.name}-{method}-{start}"
             count = len(some)
             found, _ = cells.get(name, asked, compute, functools.partial(bar.update, count))
+            if "pointing" in found:  # a map with nothing inside the mask is no hit, ties or not
+                pairs = zip(found["pointing"], found["localisation"], strict=True)
+                found["pointing"] = [hit if share > 0 else 0.0 for hit, share in pairs]
             for key, numbers in found.items():
                 values[method].setdefault(key, []).extend(numbers)
     return {
@@ -279,6 +298,7 @@ def judged(
         "title": judge.net.title,
         "data": data.name,
         "settings": {m: chosen[m] for m in config.methods},
+        "screened": {m: len(candidates(m, judge.net, config.alphas)) for m in config.methods},
         "which": which,
         "labels": labels,
         "right": right,
@@ -388,5 +408,8 @@ def describe(config: Any) -> str:
         f"Settings chosen on at most {config.validation} validation images with "
         f"{config.screen_samples} sensitivity samples and {config.screen_steps} steps of pixel "
         f"flipping (mean rank over "
-        f"{', '.join(SCREENED)}), alphas {json.dumps(list(config.alphas))}. {counts}."
+        f'{", ".join(SCREENED)}), alphas {json.dumps(list(config.alphas))}; "screened" says how '
+        "many settings each method had. Max-sensitivity is of maps scaled to a largest size of 1, "
+        "relative to the map's norm; integrated gradients have 10 steps; LRP epsilon is gradient x "
+        f"input where the network has no biases that matter. {counts}."
     )

@@ -89,10 +89,11 @@ def at_layers(
       method: "gradient", "gradient_x_input", "guided_backprop", "grad_cam", "grad_cam_pp",
         "layer_cam", "lrp_epsilon", "lrp_gamma", "lrp_zplus", "split_grad", "split_cam" or
         "split_lrp" (float64), each with the defaults of its own function.
-      layers: places: names, tags, numbers of split_report, or None for the input.
+      layers: places: names, tags, numbers of split_report, or None for the input, for the CAMs
+        too (alone, they take None as the last spatial convolution).
       args: further arguments of fn, such as weights.
       alpha: backward shift of the split methods, in [0, 0.5]; may be traced.
-      pool: "full" or "wta", of the split methods.
+      pool: "full" or "wta", of split_grad and split_cam; split_lrp is "wta".
       epsilon: of LRP.
       gamma: of LRP's rule gamma.
       freeze: what is held at its forward value, as in :func:`monojax.split`.

@@ -128,6 +128,8 @@ def selectivity(
     rank = (_ranks(sums) // patches_in_step)[patch]
     rank = rank.reshape(rank.shape + (1,) * (x.ndim - 2))
     steps = math.ceil(patches / patches_in_step)
+    if steps < 2 <= patches:
+        raise ValueError(f"one step for {patches} patches has no area: make patches_in_step less.")
     return _scores(fn, x, target, args, rank, steps, softmax, batch_size)
 
 
@@ -233,7 +235,7 @@ def pointing_game(attribution: Any, mask: Any, *, absolute: bool = False) -> jax
       absolute: whether absolute values are used.
 
     Returns:
-      `[]`, 0.0 or 1.0; NaN for an empty mask.
+      `[]`, 0.0 or 1.0; NaN for an empty mask. A constant map scores 1: every pixel is a largest.
 
     Raises:
       ValueError: if the shapes differ.

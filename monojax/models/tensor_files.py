@@ -1,5 +1,6 @@
 """Reading files of named arrays: .npz, .safetensors and PyTorch's .pth, without PyTorch."""
 
+import collections
 import io
 import json
 import math
@@ -24,6 +25,10 @@ _SAFETENSORS = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
+_DAMAGE = (
+    AttributeError, IndexError, KeyError, OSError, TypeError, pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)  # fmt: skip
 _STORAGES = {
     "DoubleStorage": np.float64,
     "FloatStorage": np.float32,
@@ -63,7 +68,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise ValueError(f"{file.name} ends in none of {', '.join(readers)}.")
     try:
         return readers[file.suffix](file)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, KeyError, IndexError, OSError) as error:
+    except _DAMAGE as error:
         raise ValueError(f"{file} cannot be read as weights: {error}") from error
 
 
@@ -100,7 +105,7 @@ class _TensorUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
-            return dict
+            return collections.OrderedDict  # a plain dict cannot take a state_dict's _metadata
         if module == "torch" and name in _STORAGES:
             return np.dtype(_STORAGES[name])
         known = {"_rebuild_tensor_v2": _rebuild_tensor, "_rebuild_parameter": lambda data, *_: data}

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 FREEZE = {
     "softmax": "an exponential, as in attention weights",
-    "normalizer": "a square, root or denominator, as in layer norm",
+    "normalizer": "a square, root or denominator, as in layer norm (a branch that is a square is "
+    "held whole and adds nothing to maps)",
     "product": "one factor of a product of two values that depend on the input",
     "gate": "the factor Phi(x) of an activation x Phi(x)",
 }
@@ -141,6 +142,8 @@ def gated(walk: "Walk", primitive: str, args: list[Any]) -> list[Any]:
 
 def _bent(x: Split) -> bool:
     """True for a function of one variable that is not affine."""
+    if x.gated:
+        return True
     return x.curve is not None and not _names(x.curve.key) <= _AFFINE | {"mul", "div"}
 
 

@@ -38,6 +38,8 @@ class Split:
     pending: bool = False
     """Came out of an affine map whose relevance rule has not been applied yet (LRP only)."""
     curve: Curve | None = None
+    gated: bool = False
+    """A gated activation, x Phi(x) with Phi held: the gate of a gated unit."""
 
     @property
     def p(self) -> jax.Array:

@@ -47,7 +47,9 @@ def call(walk: Any, eqn: Any, *args: Any) -> list[Any]:
     """Walks through the body; custom derivatives and rematerialisation are left out."""
     whole = NAMED.get(eqn.params.get("name"))
     data = None if whole is None else walk.resolved(args[0])
-    if whole is not None and isinstance(data, Split) and not depends(args[1]):
+    # Under a vmap inside fn there is one axis more: then its body is walked.
+    if isinstance(data, Split) and data.f.ndim == 4 and not depends(args[1]):
+        assert whole is not None
         return [whole(walk, eqn, data, args[1])]
     body = compat.as_closed(eqn.params[_BODIES[eqn.primitive.name]])
     return walk.run(body, args)

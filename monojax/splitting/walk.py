@@ -116,7 +116,8 @@ class Walk:
         rule = RULES.get(name)
         if getattr(rule, "takes_anything", False):  # calls, and loops
             return rule(self, eqn, *args)  # type: ignore[misc]
-        args = gated(self, name, args)
+        given, args = args, gated(self, name, args)
+        is_gate = args is not given
         curve = curve_of(eqn, args)
         if curve is not None and (rule is None or _needs_curve(name, args, rule)):
             value = self.bind(eqn, *map(value_of, args))
@@ -132,7 +133,7 @@ class Walk:
         out = rule(self, eqn, *args)
         if curve is not None and isinstance(out, Split):
             out = dataclasses.replace(out, curve=curve)
-        return out
+        return dataclasses.replace(out, gated=True) if is_gate and isinstance(out, Split) else out
 
     @property
     def where(self) -> str:

@@ -51,7 +51,8 @@ def get_config(mode="full"):
             alphas=(0.0, 0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.5),
             images=59,
             samples=20,
-            layer="",  # "" for the layer that screening chose
+            # Deep, as the poster's; None is the input, "" the layer that screening chose.
+            layer="fire9",
         )
     )
     large, small = "efficientnet_lite0", "squeezenet1_1"
