@@ -150,4 +150,4 @@ def test_patches_in_step_samples_the_same_curve():
     np.testing.assert_allclose(third.scores[5], every.scores[-1], rtol=1e-6)
     for wrong in (0, 99):
         with pytest.raises(ValueError, match="patches_in_step"):
-            attribution.metrics.selectivity(score, x, 0, map_, patches_in_step=wrong)
+            attribution.metrics.selectivity(score, x, 0, map_, patch_size=2, patches_in_step=wrong)
