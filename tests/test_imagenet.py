@@ -179,6 +179,7 @@ def test_published_weights_leave_the_new_layers_fresh():
 def test_mistakes_are_named_before_anything_is_written(override, match, tmp_path, capsys):
     argv = [*FAKE, f"--config.{override}", f"--workdir={tmp_path / 'run'}"]
     if "tfds" in override:
+        pytest.importorskip("tensorflow_datasets", reason="needs tensorflow-datasets")
         argv.append(f"--config.data.dir={tmp_path}")
     assert main(argv) in (1, 2)
     error = capsys.readouterr().err

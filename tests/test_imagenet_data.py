@@ -302,6 +302,8 @@ def test_tensorflow_datasets_without_tensorflow(tmp_path):
     ],
 )
 def test_no_data_says_how_to_get_it(tmp_path, source, made):
+    if source == "tfds":
+        pytest.importorskip("tensorflow_datasets", reason="needs tensorflow-datasets")
     if made:
         (tmp_path / made).mkdir(parents=True)
     where = None if made is None else tmp_path

@@ -141,12 +141,13 @@ def make_optimizer(config: Any, num_images: int) -> optax.GradientTransformation
     )
 
 
-def initial_state(config: Any, num_images: int) -> TrainState:
+def initial_state(config: Any, num_images: int, traced: bool = False) -> TrainState:
     """A fresh state, with published weights where the config names a file.
 
     Args:
       config: the experiment's config.
       num_images: of the training part.
+      traced: for `jax.eval_shape`, which some versions of jax give no compiler options.
 
     Returns:
       TrainState, one copy.
@@ -154,7 +155,8 @@ def initial_state(config: Any, num_images: int) -> TrainState:
     key_params, key_run = jax.random.split(jax.random.key(config.seed))
     images = jnp.zeros((1, config.data.size, config.data.size, 3))
     # Run once: LLVM's optimiser would take minutes for the drawing of the weights.
-    quickly = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    plain = traced or jax.default_backend() != "cpu"
+    quickly = None if plain else {"xla_backend_optimization_level": 0}
     init = jax.jit(build_model(config, None).init, compiler_options=quickly)
     variables = init(key_params, images)
     if config.weights:
@@ -275,4 +277,4 @@ def _fresh_state(config: Any, num_images: int) -> TrainState:
     with config.unlocked():
         plain = config.copy_and_resolve_references()
     plain.weights = ""
-    return initial_state(plain, num_images)
+    return initial_state(plain, num_images, traced=True)
