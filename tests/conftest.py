@@ -41,7 +41,7 @@ def checkout() -> Path:
     return ROOT
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The shared data: MONOJAX_DATA, or the folder beside the checkout; skips without it."""
     path = Path(os.environ.get("MONOJAX_DATA") or ROOT.parent / "shared" / "data")

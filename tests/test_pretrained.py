@@ -188,14 +188,8 @@ def test_vgg16_both_directions():
 
 
 @pytest.fixture(scope="module")
-def photos():
-    import os
-    from pathlib import Path
-
-    folder = Path(os.environ.get("MONOJAX_DATA") or Path(__file__).parents[2] / "shared" / "data")
-    if not folder.is_dir():
-        pytest.skip("no data: set MONOJAX_DATA to a folder laid out as BUILD.md says")
-    return folder, *imagenet_photos(folder)
+def photos(data_dir):
+    return data_dir, *imagenet_photos(data_dir)
 
 
 @pytest.mark.parametrize("name", NETS)
