@@ -75,7 +75,7 @@ def _main(rows: dict[str, Any], problem: Problem, config: Any) -> Table:
     recalls = ["R@1 %", "R@5 %"] if problem.classes else []
     header = ["model", "seeds", _score_name(problem), *recalls, "d_eff"]
     header += ["RMSE test 1e-3", "RMSE train 1e-3", "ratio", "best epoch"]
-    header += ["pairs out of order of 10,000"]
+    header += ["pairs out of order of 10,000", "waiting for data %, at most"]
     published = PUBLISHED.get(config.published, {})
     title = f"{problem.title}; mean ± 95% interval over seeds"
     if published:
@@ -92,7 +92,8 @@ def _main(rows: dict[str, Any], problem: Problem, config: Any) -> Table:
         cells += [_cell(1e3 * column("rmse_train"), 2), _cell(column("ratio"), 2)]
         cells += [" ".join(str(run["best_epoch"]) for run in seeds)]
         broken = [run["violations"] for run in seeds if run["violations"] is not None]
-        table.add(TITLES[kind], len(seeds), *cells, " ".join(map(str, broken)) or "-")
+        waiting = f"{100 * max(run['waiting'] for run in seeds):.1f}"
+        table.add(TITLES[kind], len(seeds), *cells, " ".join(map(str, broken)) or "-", waiting)
     return table
 
 

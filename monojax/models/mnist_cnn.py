@@ -3,15 +3,15 @@
 from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
+
+from monojax.models.pooled import PooledClassifier
 
 
-class MNISTNet(nn.Module):
+class MNISTNet(PooledClassifier):
     """Three 3x3 convolutions with batch norm and ReLU, average pooling, one linear layer.
 
     The architecture of the group-monotonicity paper's MNIST network is not known; this one is
-    our choice: small, and with as many maps as its classes divide.
+    our choice: small, and with as many maps as its classes divide: `[b, 7, 7, maps]`.
 
     Args:
       num_classes: number of logits.
@@ -36,25 +36,9 @@ class MNISTNet(nn.Module):
             setattr(self, f"bn{i}", norm)
         self.fc = nn.Dense(self.num_classes, dtype=self.dtype)
 
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """`[b, 28, 28, 1]` to logits `[b, num_classes]`."""
-        return self._head(self._features(x, train))
-
-    def features(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """`[b, 28, 28, 1]` to the maps before the pooling, `[b, 7, 7, maps]`."""
-        return self._features(x, train)
-
-    def head(self, maps: jax.Array) -> jax.Array:
-        """Maps `[..., h, w, W]`, of a batch or of one example, to logits `[..., num_classes]`."""
-        return self._head(maps)
-
     @nn.nowrap
     def _features(self, x, train):
         for i in (1, 2, 3):
             norm = getattr(self, f"bn{i}")
             x = nn.relu(norm(getattr(self, f"conv{i}")(x), use_running_average=not train))
         return x
-
-    @nn.nowrap
-    def _head(self, maps):
-        return self.fc(jnp.mean(maps, axis=(-3, -2)))

@@ -4,9 +4,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from monojax.groups import ExtraMaps
+from monojax.models.pooled import PooledClassifier
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 
@@ -59,11 +59,11 @@ class Bottleneck(nn.Module):
         return nn.relu(x + y)
 
 
-class ResNet(nn.Module):
+class ResNet(PooledClassifier):
     """ResNet of He et al. (2016), laid out and named as torchvision's.
 
-    ``model.apply(variables, x, method="features")`` gives the maps that feed the pooling,
-    ``model.apply(variables, maps, method="head")`` their logits: what the group penalty needs.
+    Methods ``features`` and ``head`` as in :class:`monojax.models.pooled.PooledClassifier`: maps
+    of `[b, h/32, w/32, W]` (cifar: h/8).
 
     Args:
       num_classes: number of logits.
@@ -106,23 +106,11 @@ class ResNet(nn.Module):
             self.extra = ExtraMaps(self.maps, self.num_classes, self.dtype, self.axis_name)
         self.fc = nn.Dense(self.num_classes, dtype=self.dtype)
 
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """`[b, h, w, c]` to logits `[b, num_classes]`."""
-        return self._head(self._features(x, train))
-
-    def features(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """`[b, h, w, c]` to the maps before the pooling, `[b, h/32, w/32, W]` (cifar: h/8)."""
-        return self._features(x, train)
-
-    def head(self, maps: jax.Array) -> jax.Array:
-        """Maps `[..., h, w, W]`, of a batch or of one example, to logits `[..., num_classes]`."""
-        return self._head(maps)
-
     @property
     def _large(self) -> bool:
         return self.stem == "imagenet"
 
-    @nn.nowrap  # an unwrapped method adds no name to the path of the layers inside
+    @nn.nowrap
     def _features(self, x, train):
         x = nn.relu(self.bn1(self.conv1(x), use_running_average=not train))
         if self._large:
@@ -131,10 +119,6 @@ class ResNet(nn.Module):
             for i in range(count):
                 x = getattr(self, f"layer{stage + 1}_{i}")(x, train)
         return self.extra(x, train) if self.maps else x
-
-    @nn.nowrap
-    def _head(self, maps):
-        return self.fc(jnp.mean(maps, axis=(-3, -2)))
 
 
 class ResNet18(ResNet):

@@ -4,9 +4,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from monojax.groups import ExtraMaps
+from monojax.models.pooled import PooledClassifier
 
 _he = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
 
@@ -39,11 +39,11 @@ class WideBlock(nn.Module):
         return shortcut + _conv(self, "conv2", 3)(y)
 
 
-class WideResNet(nn.Module):
+class WideResNet(PooledClassifier):
     """WRN-depth-width of Zagoruyko and Komodakis (2016): three stages before one pooling.
 
-    ``model.apply(variables, x, method="features")`` gives the maps that feed the pooling, after
-    the last batch norm and ReLU; ``method="head"`` turns maps into logits.
+    Methods ``features`` and ``head`` as in :class:`monojax.models.pooled.PooledClassifier`: maps
+    after the last batch norm and ReLU, `[b, h/4, w/4, 64 width]` (or `maps`).
 
     Args:
       num_classes: number of logits.
@@ -95,18 +95,6 @@ class WideResNet(nn.Module):
             self.extra = ExtraMaps(self.maps, self.num_classes, self.dtype, self.axis_name)
         self.fc = nn.Dense(self.num_classes, dtype=self.dtype)
 
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """`[b, h, w, 3]` to logits `[b, num_classes]`."""
-        return self._head(self._features(x, train))
-
-    def features(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """`[b, h, w, 3]` to the maps before the pooling, `[b, h/4, w/4, 64 width]` (or `maps`)."""
-        return self._features(x, train)
-
-    def head(self, maps: jax.Array) -> jax.Array:
-        """Maps `[..., h, w, W]`, of a batch or of one example, to logits `[..., num_classes]`."""
-        return self._head(maps)
-
     @nn.nowrap
     def _features(self, x, train):
         x = self.conv1(x)
@@ -115,10 +103,6 @@ class WideResNet(nn.Module):
                 x = getattr(self, f"block{stage + 1}_{i}")(x, train)
         x = nn.relu(self.bn(x, use_running_average=not train))
         return self.extra(x, train) if self.maps else x
-
-    @nn.nowrap
-    def _head(self, maps):
-        return self.fc(jnp.mean(maps, axis=(-3, -2)))
 
 
 def _norm(module: Any, name: str | None) -> nn.BatchNorm:

@@ -53,11 +53,11 @@ def get_config(mode="full"):
         c.recipe.update(
             keep_last=False, lr_head=2e-3, warmup_epochs=0, patience=40, validate_every=2
         )
-        c.snapshots, c.once, c.seeds = (0, 2, 6, 12, 24), (), (42,)
+        c.snapshots, c.once = (0, 2, 6, 12, 24), ()
     if mode == "quick":
         c.data.update(limit=80, cache="runs/monocon_quick")
         c.recipe.update(batch=32, epochs=2, validate_every=1)
-        c.cut, c.snapshots = (16,), (0, 1)
+        c.cut, c.snapshots, c.seeds = (16,), (0, 1), (42,)
     elif mode not in ("full", "reduced"):
         raise ValueError(f"unknown mode {mode!r}; there is 'full', 'reduced' and 'quick'.")
     return c
