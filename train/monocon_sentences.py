@@ -49,24 +49,36 @@ def cached_sentences(options: Any, data_dir: str | None = None) -> Problem:
     """
     limit = options.limit or None
     pairs = [p for split in ("dev", "test") for p in snli(split, data_dir).pairs()][:limit]
-    look_up = _Vectors(options)
-    texts = unique(text for pair in pairs for text in pair)
-    gallery = look_up("snli", texts)
-    place = {text: i for i, text in enumerate(texts)}
-    first, second = (gallery[[place[pair[side]] for pair in pairs]] for side in (0, 1))
+    return _problem(
+        pairs,
+        _Vectors(options),
+        data_dir,
+        limit,
+        title="SNLI dev + test entailments to STS-B, MiniLM frozen",
+        encoder=Cached(),
+    )
+
+
+def _problem(
+    pairs: Sequence[tuple[str, str]],
+    look_up: Callable[[str, Sequence[str]], np.ndarray],
+    stsb_dir: str | None,
+    limit: int | None,
+    dim: int | None = None,
+    **more: Any,
+) -> Problem:
+    """Pairs to train on and STS-B to judge by, each text as what ``look_up`` makes of it."""
+    gallery, (first, second) = _sides("snli", list(zip(*pairs, strict=True)), look_up)
     judged, test_inputs = {}, gallery[:0]
     for split in ("dev", "test"):
-        data = stsb(split, data_dir)
+        # The test part's scores are in the files only: GLUE hides them.
+        data = stsb(split, stsb_dir)
         sides = data.first[:limit], data.second[:limit]
-        texts = unique(sides[0] + sides[1])
-        test_inputs, place = look_up(f"stsb_{split}", texts), {t: i for i, t in enumerate(texts)}
-        a, b = (test_inputs[[place[text] for text in side]] for side in sides)
+        test_inputs, (a, b) = _sides(f"stsb_{split}", sides, look_up)
         judged[split] = Paired(a, b, data.scores[:limit])
     return Problem(
-        title="SNLI dev + test entailments to STS-B, MiniLM frozen",
         classes=False,
-        encoder=Cached(),
-        dim=gallery.shape[1],
+        dim=dim or gallery.shape[1],
         train={"first": first, "second": second},
         views=paired_views,
         train_inputs=lambda key, x: x,
@@ -77,7 +89,17 @@ def cached_sentences(options: Any, data_dir: str | None = None) -> Problem:
         test=judged["test"],
         test_inputs=test_inputs,
         watch=gallery[::WATCHED],
+        **more,
     )
+
+
+def _sides(
+    name: str, sides: Sequence[Sequence[str]], look_up: Callable[[str, Sequence[str]], np.ndarray]
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """What ``look_up`` makes of the unique texts of pairs, and of each side in its order."""
+    texts = unique(text for pair in zip(*sides, strict=True) for text in pair)
+    found, place = look_up(name, texts), {text: i for i, text in enumerate(texts)}
+    return found, [found[[place[text] for text in side]] for side in sides]
 
 
 class _Vectors:
@@ -112,34 +134,14 @@ def sentences(options: Any, data_dir: str | None = None) -> Problem:
       Problem.
     """
     limit, tokenizer = options.limit or None, Tokenizer(options.folder or None, options.length)
-    pairs = snli(options.train, data_dir, options.source).pairs()[:limit]
-    ids = lambda texts: _padded(tokenizer(texts).ids, options.length)
-    texts = unique(text for pair in pairs for text in pair)
-    gallery = ids(texts)
-    place = {text: i for i, text in enumerate(texts)}
-    first, second = (gallery[[place[pair[side]] for pair in pairs]] for side in (0, 1))
-    judged = {}
-    for split in ("dev", "test"):
-        # The test part's scores are in the files only: GLUE hides them.
-        data = stsb(split, options.stsb_dir or None)
-        sides = data.first[:limit], data.second[:limit]
-        judged[split] = Paired(ids(sides[0]), ids(sides[1]), data.scores[:limit])
-        last = unique(sides[0] + sides[1])
-    return Problem(
-        title="SNLI train entailments to STS-B, MiniLM",
-        classes=False,
-        encoder=Sentences(MiniLM()),
+    return _problem(
+        snli(options.train, data_dir, options.source).pairs()[:limit],
+        lambda name, texts: _padded(tokenizer(texts).ids, options.length),
+        options.stsb_dir or None,
+        limit,
         dim=384,
-        train={"first": first, "second": second},
-        views=paired_views,
-        train_inputs=lambda key, x: x,
-        eval_inputs=lambda x: x,
-        gallery=gallery,
-        gallery_label=None,
-        valid=judged["dev"],
-        test=judged["test"],
-        test_inputs=ids(last),
-        watch=gallery[::WATCHED],
+        title="SNLI train entailments to STS-B, MiniLM",
+        encoder=Sentences(MiniLM()),
         pretrained=_published(options.folder or None),
         collate=trimmed,
     )

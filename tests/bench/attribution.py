@@ -4,7 +4,9 @@ PYTHONPATH=. python tests/bench/attribution.py [--batch 16] [--size 64] [--repea
 
 Needs the oracles of BUILD.md (torch, zennit, quantus). VGG16 with the same weights on both sides,
 float32, all cores. Overhead is what a metric costs beside the model's calls: the metric's time on
-this model minus that of the same number of images through the model alone.
+this model minus that of the same number of images through the model alone. A difference of two
+timings drowns in noise where the model costs nearly all, so the metrics run a second time on a
+network of one linear layer, whose calls cost next to nothing: there the whole time is the overhead.
 """
 
 import argparse
@@ -67,6 +69,15 @@ def networks(size):
         layer.bias.data = torch.tensor(bias)
     net = torch.nn.Sequential(*layers[:-1]).eval()
     return (lambda x, v: model.apply(v, x[None])[0]), variables, net
+
+
+def linear_networks(size, num_classes=10):
+    """One linear layer in both frameworks: its calls cost next to nothing."""
+    kernel = np.random.default_rng(1).normal(size=(size * size * 3, num_classes)) / size
+    layer = torch.nn.Linear(*kernel.shape, bias=False)
+    layer.weight.data = torch.tensor(kernel.T.copy(), dtype=torch.float32)
+    net = torch.nn.Sequential(ToRows(), layer).eval()
+    return (lambda x, v: x.reshape(-1) @ v), jnp.asarray(kernel, jnp.float32), net
 
 
 def timed(run, repeats):
@@ -246,6 +257,8 @@ def main():
     print("|---|---|---|---|")
     race_lrp(*nets, images, labels, options.repeats)
     race_metrics(*nets, images, labels, options.repeats)
+    print("| on one linear layer: | | | |")
+    race_metrics(*linear_networks(options.size), images, labels % 10, options.repeats)
     del library
 
 
