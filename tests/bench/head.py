@@ -12,13 +12,12 @@ table gives the median of --rounds rounds after warm-up. PyTorch runs with one t
 
 import argparse
 import importlib.util
-import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from alternating import race
 
 from monojax.layers import MonotoneHead
 
@@ -88,14 +87,6 @@ def theirs(start, x, goal):
     return run
 
 
-def seconds_per_step(run, steps):
-    start = time.perf_counter()
-    loss = run(steps)
-    if not np.isfinite(loss):
-        raise RuntimeError(f"the loss became {loss}: the timing means nothing.")
-    return (time.perf_counter() - start) / steps
-
-
 def measure(name, rounds, steps):
     """One row: ours and theirs, milliseconds per step."""
     dim, batch = CASES[name]
@@ -107,10 +98,7 @@ def measure(name, rounds, steps):
     if not np.allclose(*zip(*losses, strict=True), rtol=1e-3, atol=1e-4):
         raise RuntimeError(f"the two heads differ: losses {losses}.")
     first(5), second(5)
-    times = [
-        (seconds_per_step(first, steps), seconds_per_step(second, steps)) for _ in range(rounds)
-    ]
-    return tuple(1e3 * statistics.median(column) for column in zip(*times, strict=True))
+    return race(first, second, rounds, steps)
 
 
 def main(argv=None):

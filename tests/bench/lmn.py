@@ -11,13 +11,12 @@ a busy machine). Prints a message and ends where torch or monotonenorm is absent
 
 import argparse
 import importlib.util
-import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from alternating import race
 
 from monojax.layers.lmn import LMN
 
@@ -84,14 +83,6 @@ def theirs(width, widths, x, y):
     return run, sum(p.numel() for p in net.parameters())
 
 
-def seconds_per_step(run, steps):
-    start = time.perf_counter()
-    loss = run(steps)
-    if not np.isfinite(loss):
-        raise RuntimeError(f"the loss became {loss}: the timing means nothing.")
-    return (time.perf_counter() - start) / steps
-
-
 def measure(name, rounds, steps):
     """One row: (parameters, ours, theirs), milliseconds per step."""
     width, widths = NETWORKS[name]
@@ -101,11 +92,7 @@ def measure(name, rounds, steps):
         raise RuntimeError(f"networks differ in size: {count} and {other}.")
     for run in (first, second):
         run(20)
-    times = [
-        (seconds_per_step(first, steps), seconds_per_step(second, steps)) for _ in range(rounds)
-    ]
-    mine, peer = (1e3 * statistics.median(column) for column in zip(*times, strict=True))
-    return count, mine, peer
+    return count, *race(first, second, rounds, steps)
 
 
 def main(argv=None):
