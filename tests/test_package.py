@@ -9,6 +9,7 @@ import tomllib
 import zipfile
 from importlib import metadata
 
+import numpy as np
 import pytest
 
 EXTRAS = ["orbax", "matplotlib", "sklearn", "scipy", "tensorflow_datasets", "grain", "tqdm",
@@ -49,10 +50,13 @@ def test_one_address(checkout):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def readme_examples(checkout):
+    return re.findall(r"```python\n(.*?)```", (checkout / "README.md").read_text(), re.S)
+
+
 def test_readme_example_runs(checkout):
-    """The examples of README, run as they stand."""
-    text = (checkout / "README.md").read_text()
-    penalty, slopes, split = re.findall(r"```python\n(.*?)```", text, re.S)
+    """The first examples of README, run as they stand."""
+    penalty, slopes, split, *_ = readme_examples(checkout)
     assert len([line for line in penalty.splitlines() if line.strip()]) <= 14
     names = {}
     exec(compile(penalty, "README.md", "exec"), names)
@@ -75,6 +79,21 @@ def test_readme_example_runs(checkout):
     )
     assert names["picture"].shape == (32, 32) and names["report"].kind == "dc"
     assert float(abs(names["heat"]).max()) > 0
+
+
+def test_readme_examples_of_groups_and_embeddings_run(checkout):
+    *_, groups, compact = readme_examples(checkout)
+    names = {}
+    exec(compile(groups, "README.md", "exec"), names)
+    assert names["reading"].labels.shape == (8,) and 0 < float(names["penalty"]) < np.log(10) + 1
+    np.testing.assert_allclose(names["reading"].shares.sum(axis=1), 1, rtol=1e-6)
+    names = {}
+    exec(compile(compact, "README.md", "exec"), names)
+    stats = names["index"].stats
+    assert stats["dims"] < 25 and stats["neighbours_kept"] > 0.8
+    assert names["compress"](None, names["x"]).stats["dims"] == 60
+    labels = np.asarray(names["labels"])
+    assert (labels[names["found"].indices] == labels[:5, None]).mean() > 0.9
 
 
 def test_readme_commands_are_those_of_ci(checkout):
