@@ -26,6 +26,7 @@ from monojax.metrics.neighbours import (
     knn_accuracy,
     nearest,
     recall_at_k,
+    vote,
 )
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -133,10 +134,10 @@ def compress(
       gallery: inputs `[n, ...]`.
       dims: k; None takes the effective dimension at ``variance``.
       variance: share of the variance to keep.
-      labels: integers `[n]`, classes of the gallery.
+      labels: integers `[n]`, classes of the gallery; states accuracies as well.
       held_out: inputs that are not in the gallery, to state the loss on; None states it on up to
         1,000 gallery items, each searched for among the others.
-      held_out_labels: their classes, to state accuracies as well.
+      held_out_labels: their classes; without them a held-out loss states no accuracies.
       model: the bytes of :func:`export_model`, to be saved with the index.
       batch: inputs embedded at a time.
 
@@ -168,7 +169,7 @@ def compress(
     }
     if held_out is None:
         rows = np.linspace(0, len(z) - 1, min(len(z), 1000)).astype(int)
-        stats |= _loss_inside(z, items, rows)
+        stats |= _loss_inside(z, items, labels, rows)
     else:
         query = _unit(_embedded(embed, held_out, batch), "held_out")
         stats |= _loss(query, axes.project(query, k), held_out_labels, z, items, labels)
@@ -318,7 +319,7 @@ def _loss(query, cut, query_labels, z, items, labels) -> dict[str, Any]:
     return stats
 
 
-def _loss_inside(z: np.ndarray, items: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
+def _loss_inside(z: np.ndarray, items: np.ndarray, labels: Any, rows: Any) -> dict[str, Any]:
     """What gallery items lose as queries for the others."""
     near = min(11, len(z))
     found = [nearest(side[rows], side, near).indices for side in (z, items)]
@@ -327,4 +328,13 @@ def _loss_inside(z: np.ndarray, items: np.ndarray, rows: np.ndarray) -> dict[str
         np.stack([row[row != i][: near - 1] for row, i in zip(side, rows, strict=True)])
         for side in found
     ]
-    return {"queries": len(rows), "neighbours_kept": _kept(*others) if near > 1 else 1.0}
+    stats: dict[str, Any] = {"queries": len(rows)}
+    stats["neighbours_kept"] = _kept(*others) if near > 1 else 1.0
+    if labels is None or near == 1:
+        return stats
+    for name, side in zip(("full", "cut"), others, strict=True):
+        classes = labels[side]
+        stats[f"knn_{name}"] = float((vote(classes[:, :5]) == labels[rows]).mean())
+        stats[f"recall_1_{name}"] = float((classes[:, 0] == labels[rows]).mean())
+    stats["recall_1_lost"] = stats["recall_1_full"] - stats["recall_1_cut"]
+    return stats

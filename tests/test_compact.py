@@ -51,6 +51,22 @@ def test_cutting_too_far_shows_in_the_statistics():
     assert bad["variance_kept"] < 0.9 < good["variance_kept"]
 
 
+def test_without_held_out_queries_each_item_is_searched_among_the_others():
+    y, labels = data(60)
+    stats = compress(None, y, labels=labels, dims=2).stats
+    z = y / np.linalg.norm(y, axis=1, keepdims=True)
+    centred = z - z.mean(axis=0)
+    cut = centred @ np.linalg.svd(centred)[2][:2].T
+    for name, side in (("full", z), ("cut", cut)):
+        distance = np.linalg.norm(side[:, None] - side, axis=2)
+        np.fill_diagonal(distance, np.inf)
+        near = labels[np.argsort(distance, axis=1)]
+        votes = np.array([np.bincount(row[:5]).argmax() for row in near])
+        assert stats[f"knn_{name}"] == (votes == labels).mean()
+        assert stats[f"recall_1_{name}"] == (near[:, 0] == labels).mean()
+    assert stats["recall_1_lost"] == stats["recall_1_full"] - stats["recall_1_cut"]
+
+
 def test_whole_rotation_keeps_all_distances():
     y, _ = data(60)
     index = compress(None, y, dims=12)

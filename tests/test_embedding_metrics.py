@@ -58,6 +58,25 @@ def test_close_neighbours_far_from_the_origin_come_in_order():
     np.testing.assert_array_equal(found.indices[0], np.argsort(offsets))
 
 
+@pytest.mark.parametrize("similarity", ["euclidean", "dot", "cosine"])
+def test_tight_clusters_are_searched_in_float64(similarity):
+    """80 rows within 1e-5 of each other: float32 keeps some 21 of them, not the nearest ones."""
+    rng = np.random.default_rng(5)
+    centres = rng.normal(size=(10, 64))
+    gallery = centres[np.arange(800) % 10] + 1e-5 * rng.normal(size=(800, 64))
+    gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
+    query = gallery[:50] + 1e-6 * rng.normal(size=(50, 64))
+    found = metrics.nearest(query, gallery, 5, similarity=similarity, block=300)
+    if similarity == "euclidean":
+        scores = -np.linalg.norm(query[:, None] - gallery, axis=2)
+    else:
+        norms = np.linalg.norm(query, axis=1, keepdims=True) if similarity == "cosine" else 1.0
+        scores = query / norms @ gallery.T
+    best = -np.sort(-scores, axis=1)[:, :5]
+    # The scores themselves: by inner product many differ by less than float64 resolves.
+    np.testing.assert_allclose(found.similarities, best, rtol=0, atol=1e-14)
+
+
 def test_equal_neighbours_the_first_row_wins():
     gallery = np.array([[1.0, 0], [0, 1], [1, 0], [0, 1], [1, 0]])
     found = metrics.nearest(np.array([[1.0, 0]]), gallery, 3, block=2)
@@ -142,6 +161,7 @@ def test_effective_dimension_of_a_known_spectrum(variances, share, want):
 
 def test_a_constant_embedding_has_no_dimension():
     assert metrics.effective_dimension(np.ones((5, 3))) == 0
+    assert metrics.effective_dimension(np.full((1000, 16), 0.1)) == 0  # no binary fraction
     assert np.isnan(metrics.reconstruction_error(np.ones((5, 3)), np.ones((2, 3))).ratio)
 
 

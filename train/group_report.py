@@ -69,7 +69,7 @@ def accuracy_table(results: Any, config: Any) -> Table:
     columns = {"output layer %": "test_output", "maps alone %": "test_activation"}
     if config.valid:
         columns |= {"output, valid %": "valid_output", "maps, valid %": "valid_activation"}
-    title = f"{config.data}: accuracy, {len(config.seeds)} seeds, mean ± 95% interval"
+    title = f"{config.data}: accuracy, {len(config.seeds)} seeds, mean ± 1.96 standard errors"
     table = Table([*header, *columns, "behind, points", "own share %"], title)
     for (name, share), seeds in results.items():
         penalty = config.penalties[name]
@@ -94,7 +94,7 @@ def detection_table(results: Any, config: Any, key: str, title: str) -> Table:
     Returns:
       A Table.
     """
-    title = f"{config.data}: {title}, {len(config.seeds)} seeds, mean ± 95% interval"
+    title = f"{config.data}: {title}, {len(config.seeds)} seeds, mean ± 1.96 standard errors"
     table = Table(["penalty", "score", *(SETS[name] for name in config.unfamiliar)], title)
     for (name, share), seeds in results.items():
         for score, label in SCORES.items():

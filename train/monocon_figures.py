@@ -61,7 +61,7 @@ def trajectories(results: Any, problem: Problem, workdir: Path) -> None:
             rows += [[kind, seed, *line] for line in zip(*(curves[n] for n in names), strict=True)]
         axes[0, j].set_title(TITLES[kind], fontsize=10)
         axes[1, j].set_xlabel("epoch of the main phase")
-    axes[0, 0].set(ylabel="effective dimension (held out)", yscale="log")
+    axes[0, 0].set(ylabel="effective dimension", yscale="log")
     axes[1, 0].set_ylabel("5-NN % (validation)" if problem.classes else "STS-B dev")
     from matplotlib.lines import Line2D
 
@@ -72,7 +72,7 @@ def trajectories(results: Any, problem: Problem, workdir: Path) -> None:
     ]
     figure.legend(handles=lines, loc="outside lower center", ncols=3, frameon=False)
     num = len(results[next(iter(results))][1]["best_x"])
-    figure.suptitle(f"{problem.title}: d_eff on {num} held-out inputs; dots: best validation")
+    figure.suptitle(f"{problem.title}: d_eff on {num} {_watched(problem)}; dots: best validation")
     _save(figure, workdir / "trajectories.png")
     _csv(
         workdir / "trajectories.csv",
@@ -135,7 +135,7 @@ def clustermaps(results: Any, problem: Problem, workdir: Path) -> None:
                 axes[i, j].set_ylabel(parts[part])
         axes[0, j].set_title(f"{TITLES[kind]}\n{axes[0, j].get_title()}", fontsize=9)
     figure.colorbar(drawn, ax=axes, shrink=0.6, label="correlation")
-    figure.suptitle(f"{problem.title}: correlation of features, held-out inputs")
+    figure.suptitle(f"{problem.title}: correlation of features, {_watched(problem)}")
     _save(figure, workdir / "clustermaps.png")
 
 
@@ -174,6 +174,10 @@ def _kinds(results: Any) -> list[str]:
 
 def _first(results: Any, kind: str) -> Any:
     return next(value for (k, _), value in results.items() if k == kind)
+
+
+def _watched(problem: Problem) -> str:
+    return "held-out inputs" if problem.classes else "training sentences"
 
 
 def _csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:

@@ -75,13 +75,16 @@ def final(problem: Problem, embed: Embed, dims: Any) -> dict[str, Any]:
       "score", "recall" (list for k = 1 to 20, classes only), "d_eff", "d_eff_num" (its N),
       "rmse_train", "rmse_test", "ratio", and "cut": dims to the same of the cut embedding.
     """
-    train = unit(embed(problem.gallery)[1])
+    searched, labels = problem.gallery, problem.gallery_label
+    if problem.whole is not None:
+        searched, labels = problem.whole.x, problem.whole.label
+    train = unit(embed(searched)[1])
     axes = metrics.principal_axes(train)
     d_eff = max(axes.dims(), 1)
     error = metrics.reconstruction_error(train, unit(embed(problem.test_inputs)[1]), d_eff)
     sides = _test_sides(problem, embed)
     found = {
-        **_scores(problem, sides, train, ("cosine",)),
+        **_scores(problem, sides, train, labels, ("cosine",)),
         "d_eff": d_eff,
         "d_eff_num": len(train),
         "rmse_train": error.train,
@@ -93,7 +96,7 @@ def final(problem: Problem, embed: Embed, dims: Any) -> dict[str, Any]:
     for k in sorted({*dims, d_eff}):
         cut = [axes.project(side, k) for side in sides]
         cuts[str(k)] = {
-            **_scores(problem, cut, axes.project(train, k), SIMILARITIES),
+            **_scores(problem, cut, axes.project(train, k), labels, SIMILARITIES),
             "rmse_test": axes.error(tests, k),
         }
     return {**found, "cut": cuts}
@@ -105,11 +108,13 @@ def _test_sides(problem: Problem, embed: Embed) -> list[np.ndarray]:
     return [unit(embed(side)[1]) for side in inputs]
 
 
-def _scores(problem: Problem, sides: Any, train: np.ndarray, similarities: Any) -> dict[str, Any]:
+def _scores(
+    problem: Problem, sides: Any, train: np.ndarray, labels: Any, similarities: Any
+) -> dict[str, Any]:
     """Score and recalls of embeddings, whole or cut."""
     if not problem.classes:
         return {"score": metrics.sts_score(sides[0], sides[1], problem.test.gold)}
-    data = sides[0], problem.test.label, train, problem.gallery_label
+    data = sides[0], problem.test.label, train, labels
     found: dict[str, Any] = {"score": 100 * metrics.knn_accuracy(*data, 5)}
     for similarity in similarities:
         curve = 100 * metrics.recall_at_k(*data, range(1, RECALLS + 1), similarity=similarity)

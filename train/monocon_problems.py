@@ -56,14 +56,17 @@ class Problem:
     """``(key, inputs) -> encoder inputs``, augmented"""
     eval_inputs: Callable[[Any], Any]
     gallery: Any
-    """Inputs that principal axes are fitted on: the training inputs, not augmented."""
+    """What validation searches: the training inputs, not augmented."""
     gallery_label: np.ndarray | None
     valid: Any
     test: Any
     test_inputs: Any
     """Inputs of the reconstruction error: those of the test set, each once."""
     watch: Any
-    """Held-out inputs whose correlations and dimension are watched during training."""
+    """Whose correlations and dimension are watched: validation images, training sentences."""
+    whole: Labelled | None = None
+    """What the final test searches and fits principal axes on, with the validation part; None: the
+    gallery."""
     pretrained: Callable[[jax.Array, dict[str, Any]], dict[str, Any]] | None = None
     """``(key, fresh variables) -> variables``, or None to start afresh"""
     collate: Callable[[Any], Any] = lambda batch: batch
@@ -201,6 +204,7 @@ def cifar(options: Any, data_dir: str | None = None) -> Problem:
         test=Labelled(sets.x_test, sets.y_test),
         test_inputs=sets.x_test,
         watch=sets.x_train[held[-options.watch :]],
+        whole=Labelled(sets.x_train, sets.y_train),
         pretrained=_imagenet_resnet(options.weights) if options.weights else None,
     )
 
@@ -261,5 +265,6 @@ def cifar10_lite(options: Any, data_dir: str | None = None) -> Problem:
         test=Labelled(x_test, y_test),
         test_inputs=x_test,
         watch=x_train[held[-options.watch :]],
+        whole=Labelled(x_train, y_train),
         pretrained=lambda key, fresh: {"params": {"block": block}},
     )

@@ -134,9 +134,16 @@ def sentences(options: Any, data_dir: str | None = None) -> Problem:
       Problem.
     """
     limit, tokenizer = options.limit or None, Tokenizer(options.folder or None, options.length)
+
+    def look_up(name: str, texts: Sequence[str]) -> np.ndarray:
+        tokens = tokenizer(texts)
+        if cut := int(tokens.truncated.sum()):
+            print(f"train: {cut} of {len(texts)} texts of {name} cut to {options.length} tokens")
+        return _padded(tokens.ids, options.length)
+
     return _problem(
         snli(options.train, data_dir, options.source).pairs()[:limit],
-        lambda name, texts: _padded(tokenizer(texts).ids, options.length),
+        look_up,
         options.stsb_dir or None,
         limit,
         dim=384,

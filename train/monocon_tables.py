@@ -77,7 +77,7 @@ def _main(rows: dict[str, Any], problem: Problem, config: Any) -> Table:
     header += ["RMSE test 1e-3", "RMSE train 1e-3", "ratio", "best epoch"]
     header += ["pairs out of order of 10,000", "waiting for data %, at most"]
     published = PUBLISHED.get(config.published, {})
-    title = f"{problem.title}; mean ± 95% interval over seeds"
+    title = f"{problem.title}; mean ± 1.96 standard errors over seeds"
     if published:
         title += f" (published for {config.published})"
     table = Table(header, title)
@@ -102,7 +102,7 @@ def _cut(rows: dict[str, Any], problem: Problem, config: Any) -> Table:
     names = ("dot", "cosine", "euclidean") if problem.classes else ()
     header = ["k", "model", _score_name(problem), *(f"R@1 % {name}" for name in names)]
     header += [*(f"R@5 % {name}" for name in names[:1]), "RMSE test 1e-3"]
-    title = f"{problem.title}; cut to k principal components, mean ± 95% interval over seeds"
+    title = f"{problem.title}; cut to k principal components, mean ± 1.96 standard errors"
     table = Table(header, title + (" (published)" if config.published == "cifar100" else ""))
     for k in config.cut:
         for kind, seeds in rows.items():

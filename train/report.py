@@ -75,7 +75,7 @@ def penalty_report(
       workdir: where to.
     """
     header = ["penalty on", *COLUMNS.values()]
-    table = Table(header, f"{problem.title}; {config.seeds} seeds, mean ± 95% interval")
+    table = Table(header, f"{problem.title}; {config.seeds} seeds, mean ± 1.96 standard errors")
     for kind, row in figures.items():
         table.add(TITLES[kind], *(cell(key, row[key]) for key in COLUMNS))
     table.write(workdir, problem.name, provenance(config))

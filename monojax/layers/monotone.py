@@ -68,7 +68,7 @@ class MonotoneMLP(nn.Module):
     convex function of the inputs, so sqrt or tanh are out of reach, at any depth. So a share of
     the units of each layer is :math:`-\phi(-t)`, which is concave and non-decreasing as well;
     with both, three or more hidden layers can come close to every continuous monotone function
-    (orthants, their unions, sums of levels); for one input one will do.
+    (orthants, their unions, sums of levels); for one input two will do (sums of ramps).
 
     The initialisation keeps variance (see ``nonnegative_init``) for inputs with the mean and the
     variance that are given, in the first layer exactly for uncorrelated inputs; deeper units are

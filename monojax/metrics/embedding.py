@@ -275,6 +275,9 @@ def _moments(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for rows in _float64_blocks(z):
         rows = rows - mean
         covariance += rows.T @ rows
+    # What a constant column has is the rounding of its mean.
+    dead = np.sqrt(np.diag(covariance) / len(z)) <= len(z) * np.finfo(np.float64).eps * abs(mean)
+    covariance[dead] = covariance[:, dead] = 0
     return np.asarray(mean), covariance / len(z)
 
 

@@ -1,4 +1,4 @@
-"""Nearest neighbours in embeddings: exact, in blocks, and the scores that are read off them."""
+"""Nearest neighbours in embeddings, exact and in blocks, and the scores that are read off them."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -37,7 +37,8 @@ def nearest(
     The gallery is read once, ``block`` rows at a time, so a memory-mapped array does: the memory
     beyond the two arguments is a few times ``block * (block + d)`` numbers. Blocks are compared in
     float32, around the first block's mean for "euclidean", and the best k + 16 ranked again in
-    float64 from differences, so close neighbours come in the right order.
+    float64 from differences. Queries for which the rounding of float32 could have left a nearer
+    row out (many rows nearly as near as the k-th) are searched for once more, in float64.
 
     Args:
       query: floats `[q, d]`.
@@ -73,10 +74,17 @@ def nearest(
     centre = np.zeros(query.shape[1])
     if similarity == "euclidean":  # distances around a near point round less
         centre = np.asarray(gallery[:block]).mean(axis=0, dtype=np.float64)
-    candidates = _candidates(
-        query, gallery, min(k + SPARE, len(gallery)), similarity, block, centre
-    )
-    return _rank_again(query, gallery, candidates, k, similarity)
+    count = min(k + SPARE, len(gallery))
+    candidates, left_out = _candidates(query, gallery, count, similarity, block, centre)
+    found = _rank_again(query, gallery, candidates, k, similarity)
+    if count < len(gallery):
+        doubtful = _doubtful(query, found.similarities[:, -1], left_out, similarity, centre)
+        if len(doubtful):
+            again = query[doubtful]
+            candidates = _candidates_again(again, gallery, count, similarity, block, centre)
+            better = _rank_again(again, gallery, candidates, k, similarity)
+            found.indices[doubtful], found.similarities[doubtful] = better
+    return found
 
 
 def knn_accuracy(
@@ -259,8 +267,11 @@ def _merge(best, where, query, rows, start, euclidean, count):
     return best, jnp.take_along_axis(places, rank, axis=1)
 
 
-def _candidates(query, gallery, count, similarity, block, centre) -> np.ndarray:
-    """Rows of the gallery that are most similar in float32, `[q, count]`, any order."""
+def _candidates(query, gallery, count, similarity, block, centre) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the gallery that are most similar in float32, `[q, count]`, any order.
+
+    Also `[q]`: what the score of no other row can exceed, whatever float32 has rounded.
+    """
     block = min(block, len(gallery))
     width = min(block, 4096, len(query))
     parts = [
@@ -269,14 +280,59 @@ def _candidates(query, gallery, count, similarity, block, centre) -> np.ndarray:
     ]
     best = [jnp.full((width, count), -jnp.inf) for _ in parts]
     where = [jnp.zeros((width, count), jnp.int32) for _ in parts]
+    longest = 0.0
     for start, rows in _blocks(gallery, block):
         _check_finite(rows, len(gallery), "gallery")
-        device = jnp.asarray(_pad(_scaled(rows, similarity, centre, np.float32), block))
+        scaled = _scaled(rows, similarity, centre, np.float32)
+        longest = max(longest, float(np.linalg.norm(scaled, axis=1).max()))
+        device = jnp.asarray(_pad(scaled, block))
         for i, part in enumerate(parts):
             best[i], where[i] = _merge(
                 best[i], where[i], part, device, start, similarity == "euclidean", len(rows)
             )
-    return np.concatenate([np.asarray(part) for part in where])[: len(query)]
+    worst = np.concatenate([np.asarray(part).min(axis=1) for part in best])[: len(query)]
+    lengths = np.concatenate([np.linalg.norm(part, axis=1) for part in parts])[: len(query)]
+    scale = lengths * longest + (longest**2 / 2 if similarity == "euclidean" else 0.0)
+    # Rounding of sums of d products in float32 (Higham, 2002, section 3.1), and of the inputs.
+    unit = np.finfo(np.float32).eps / 2
+    left_out = worst.astype(np.float64) + (query.shape[1] + 8) * unit * scale
+    return np.concatenate([np.asarray(part) for part in where])[: len(query)], left_out
+
+
+def _doubtful(query, similarities, left_out, similarity, centre) -> np.ndarray:
+    """Queries of which a row that was left out may be nearer than the k-th of `similarities`."""
+    if similarity == "euclidean":  # back to the scores: (|q|^2 - distance^2) / 2
+        around = _scaled(query, similarity, centre, np.float64)
+        similarities = (np.square(around).sum(axis=1) - similarities**2) / 2
+    return np.flatnonzero(left_out >= similarities)
+
+
+def _candidates_again(query, gallery, count, similarity, block, centre) -> np.ndarray:
+    """As :func:`_candidates`, in float64."""
+    width = min(4096, max(1, 2**24 // (block + count)))  # at most 128 MiB of scores
+    parts = [_scaled(rows, similarity, centre, np.float64) for _, rows in _blocks(query, width)]
+    best = [np.empty((len(part), 0)) for part in parts]
+    where = [np.empty((len(part), 0), np.int64) for part in parts]
+    for start, rows in _blocks(gallery, block):
+        scaled = _scaled(rows, similarity, centre, np.float64)
+        half = np.square(scaled).sum(axis=1) / 2 if similarity == "euclidean" else 0.0
+        places = np.arange(start, start + len(rows))
+        for i, part in enumerate(parts):
+            scores = np.concatenate([best[i], part @ scaled.T - half], axis=1)
+            places_here = np.broadcast_to(places, (len(part), len(rows)))
+            all_places = np.concatenate([where[i], places_here], axis=1)
+            kept = _largest(scores, min(count, scores.shape[1]))
+            best[i] = np.take_along_axis(scores, kept, axis=1)
+            where[i] = np.take_along_axis(all_places, kept, axis=1)
+    return np.concatenate(where)
+
+
+def _largest(scores: np.ndarray, count: int) -> np.ndarray:
+    """Columns of the largest of each row, `[q, count]`, in their order; of equal ones the first."""
+    last = -np.partition(-scores, count - 1, axis=1)[:, count - 1, None]
+    above, equal = scores > last, scores == last
+    free = count - above.sum(axis=1, keepdims=True)
+    return np.nonzero(above | (equal & (np.cumsum(equal, axis=1) <= free)))[1].reshape(-1, count)
 
 
 def _pad(rows: np.ndarray, length: int) -> np.ndarray:

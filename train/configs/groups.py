@@ -40,6 +40,7 @@ def get_config(mode="mnist"):
     c.checkpoint_every = 0  # steps; 0: every epoch
     if mode == "select":
         c.seeds, c.epochs, c.unfamiliar = (0,), 4.0, ()
+        c.model.update(maps=40, widths=(16, 32))
         c.penalties = {"plain": PLAIN} | {
             f"{form} {gamma:g} {mu:g}": dict(gamma=gamma, mu=mu, form=form)
             for form, gamma, mu in (
