@@ -240,7 +240,7 @@ def slice_table(reports: list[dict[str, Any]]) -> Table:
     """
     header = ["slice", "chips", "devices", "batch", "arguments GiB", "temporaries GiB"]
     header += ["limit GiB", "TFLOP", "memory GB", "collectives MB", "bound ms", "by", "images/s"]
-    table = Table(header, "Per chip and step; times are bounds at the vendor's peaks")
+    table = Table(header, "Per chip and step; times at the vendor's peaks, memory as XLA counts it")
     for report in reports:
         batch = str(report["batch_size"])
         if not report["fits"]:

@@ -9,7 +9,10 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """A vendor's figures for one chip (cloud.google.com/tpu/docs, pages of the families)."""
+    """A vendor's figures for one chip (cloud.google.com/tpu/docs, pages of the families; 2026-11).
+
+    For v6e the pages have given 1640 and 1600 GB/s of memory at different times.
+    """
 
     flops: float
     """bfloat16 FLOP/s."""
@@ -97,11 +100,12 @@ def _size(kind: str, dims: str) -> int:
 
 
 def roofline(costs: dict[str, Any], family: str, chips: int, images: int) -> dict[str, Any]:
-    """Lower bounds on the time of a step, from one device's costs and the chip's figures.
+    """Bounds on the time of a step, from one device's costs and the chip's figures.
 
     A ring all-reduce of B bytes over n devices sends 2 (n - 1) / n B from each, every other
     collective at most B. The bound assumes that arithmetic, memory and links work at their peak
-    and at the same time.
+    and at the same time. XLA's bytes include those that stay in the chip's own memory, so where
+    memory decides, a step may be faster than this.
 
     Args:
       costs: of one device: "flops", "bytes_accessed", "collectives", "devices".
