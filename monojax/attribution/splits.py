@@ -58,7 +58,9 @@ def split_grad(
       target: the class, an integer.
       args: further arguments of fn, such as weights.
       layer: where: a module path or its end, a tag, a number of split_report, None for the input.
-      alpha: backward shift in [0, 0.5]; 0.3 to 0.4 are usual, nearer 0.5 for early layers.
+      alpha: backward shift in [0, 0.5]; 0.3 to 0.4 are usual, nearer 0.5 for early layers. The
+        smaller, the more the map grows from layer to layer (1e21 for a ResNet18 at 0): networks of
+        a hundred layers overflow float32 (NaN) below 0.4; take float64 or a larger alpha there.
       pool: "full" or "wta" (winner takes all).
       recentre: as in :func:`monojax.split`; it does not change this map.
       part: "g" or "h".
@@ -111,7 +113,7 @@ def split_cam(
       args: further arguments of fn.
       layer: where: a module path or its end, a tag, a number of split_report; None for the input
         of the last convolution that sees more than one position.
-      alpha: backward shift in [0, 0.5].
+      alpha: backward shift in [0, 0.5]; small ones overflow float32 as in :func:`split_grad`.
       pool: "full" or "wta".
       recentre: "full", "scale", "none", or the result of calibrate.
       part: "g" or "h".

@@ -48,7 +48,7 @@ def get_config(mode="full"):
     c.weights = ml_collections.ConfigDict(dict(vgg16="", resnet18=""))
     c.sweep = ml_collections.ConfigDict(
         dict(
-            alphas=(0.0, 0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.5),
+            alphas=(0.0, 0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.47, 0.48, 0.49, 0.5),
             images=59,
             samples=20,
             # Deep, as the poster's; None is the input, "" the layer that screening chose.
