@@ -236,7 +236,8 @@ def class_shares(totals: jax.Array) -> jax.Array:
             "total activations must be >= 0 to have shares; take the maps after the ReLU."
         )
     mass = totals.sum(axis=1, keepdims=True)
-    return jnp.where(mass > 0, totals / jnp.where(mass > 0, mass, 1), 1 / totals.shape[1])
+    # Only zeros are replaced, so that NaN stays NaN under jit.
+    return jnp.where(mass == 0, 1 / totals.shape[1], totals / jnp.where(mass == 0, 1, mass))
 
 
 class DetectionScores(NamedTuple):

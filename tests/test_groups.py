@@ -196,6 +196,13 @@ def test_class_report_counts_by_hand():
     np.testing.assert_array_equal(report.confusion, [[1, 1, 0], [1, 1, 0], [0, 0, 0]])
 
 
+def test_shares_of_nan_stay_nan_under_jit():
+    totals = jnp.array([[jnp.nan, 1.0], [1.0, 3.0], [0.0, 0.0]])
+    shares = np.asarray(jax.jit(groups.class_shares)(totals))
+    np.testing.assert_allclose(shares[1:], [[0.25, 0.75], [0.5, 0.5]])
+    assert np.isnan(shares[0]).all()
+
+
 def test_extra_maps_are_as_many_as_asked_and_not_negative():
     module = groups.ExtraMaps(W, K)
     x = jax.random.normal(jax.random.key(0), (2, 3, 3, 5))
