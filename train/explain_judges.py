@@ -12,6 +12,7 @@ import numpy as np
 
 from monojax import attribution
 from monojax.attribution import metrics
+from monojax.attribution.batches import in_batches
 from train.explain_networks import Network
 from train.lipschitz_measures import float64
 
@@ -175,7 +176,7 @@ class Judge:
 
         norm = jnp.sqrt((here**2).sum((1, 2)))[:, None]
         keys = jax.random.split(key, samples.shape[0])
-        changes = jax.lax.map(change, keys, batch_size=min(self.batch, samples.shape[0]))
+        changes = in_batches(change, keys, self.batch)
         return here, changes.max(0) / jnp.where(norm == 0, 1, norm)
 
     def explained(

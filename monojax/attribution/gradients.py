@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from monojax.attribution.batches import in_batches
 from monojax.attribution.common import explain, to_map
 from monojax.checks import is_concrete
 from monojax.splitting.modes import Mode
@@ -130,6 +131,7 @@ def integrated_gradients(
     steps: int = 50,
     reduce: str = "sum",
     freeze: Any = (),
+    batch_size: int = 16,
 ) -> jax.Array:
     """Integrated gradients along the straight line from a baseline, by Gauss-Legendre quadrature.
 
@@ -143,6 +145,7 @@ def integrated_gradients(
       steps: points on the line; the map sums to fn(x) - fn(baseline) up to the quadrature's error.
       reduce: over channels.
       freeze: as in :func:`gradient`.
+      batch_size: points of the line at once.
 
     Returns:
       `[h, w]`.
@@ -162,11 +165,10 @@ def integrated_gradients(
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     reading, _ = explain(fn, x, target, args, None, Mode(freeze))  # checks x, and knows its axes
 
-    def add(total, point):
-        node, weight = point
+    def slope(node):
         here, _ = explain(fn, start + node * (x - start), target, args, None, Mode(freeze))
-        return total + weight * here.slope[0].f, None
+        return here.slope[0].f
 
-    points = jnp.asarray((nodes + 1) / 2, x.dtype), jnp.asarray(weights / 2, x.dtype)
-    total, _ = jax.lax.scan(add, jnp.zeros_like(x), points)
+    slopes = in_batches(slope, jnp.asarray((nodes + 1) / 2, x.dtype), batch_size)
+    total = jnp.tensordot(jnp.asarray(weights / 2, x.dtype), slopes, axes=1)
     return to_map(total * (x - start), reading.layout, reduce)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from monojax.attribution.batches import in_batches
 from monojax.checks import is_concrete
 from monojax.splitting.reading import check_target
 
@@ -52,11 +53,7 @@ def _scores(
         logits = jax.nn.softmax(logits) if softmax else logits
         return (logits * weights).sum()
 
-    steps_at = jnp.arange(steps)
-    if batch_size >= steps:
-        scores = jax.vmap(score)(steps_at)
-    else:
-        scores = jax.lax.map(score, steps_at, batch_size=batch_size)
+    scores = in_batches(score, jnp.arange(steps), batch_size)
     return Curve(((scores[1:] + scores[:-1]) / 2).sum(), scores)
 
 
@@ -273,7 +270,8 @@ def max_sensitivity(
       scale: whether maps are normalised first.
       relative_to: what the change is divided by: the norm of the "map" (Quantus 0.6) or of the
         "input" (as the method is often printed).
-      batch_size: noisy images explained at once.
+      batch_size: noisy images explained at once; on CPU a quarter of the samples or more avoids a
+        loop that XLA compiles badly (`monojax.attribution.batches`).
 
     Returns:
       `[]`: max over samples of ||A(x) - A(x + e)|| / norm.
@@ -298,7 +296,7 @@ def max_sensitivity(
         return jnp.linalg.norm((maps(x + noise) - here).ravel())
 
     keys = jax.random.split(key, samples)
-    changes = jax.lax.map(change, keys, batch_size=min(batch_size, samples))
+    changes = in_batches(change, keys, batch_size)
     return changes.max() / jnp.linalg.norm((here if relative_to == "map" else x).ravel())
 
 
