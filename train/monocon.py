@@ -126,7 +126,7 @@ def _trained(problem: Problem, config: Any, kind: str, seed: int, workdir: Path,
     embed = functools.partial(many, out.params, out.state)
     numbers = {
         **final(problem, embed, config.cut),
-        "valid": max(line["score"] for line in out.history),
+        "valid": {line["epoch"]: line["score"] for line in out.history}[out.best_epoch],
         "best_epoch": out.best_epoch,
         "epochs": out.epochs,
         "waiting": out.waiting,

@@ -56,7 +56,8 @@ def trajectories(results: Any, problem: Problem, workdir: Path) -> None:
                     continue
                 axes[0, j].plot(curves["epoch"], curves[f"d_{part}"], style, color=COLORS[kind])
             axes[1, j].plot(curves["epoch"], curves["score"], color=COLORS[kind])
-            axes[1, j].plot(numbers["best_epoch"], numbers["valid"], "o", color=COLORS[kind])
+            best = curves["score"][list(curves["epoch"]).index(numbers["best_epoch"])]
+            axes[1, j].plot(numbers["best_epoch"], best, "o", color=COLORS[kind])
             names = ("epoch", "score", "d_x", "d_y", "d_z", "rms_x", "rms_z")
             rows += [[kind, seed, *line] for line in zip(*(curves[n] for n in names), strict=True)]
         axes[0, j].set_title(TITLES[kind], fontsize=10)

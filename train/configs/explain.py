@@ -70,7 +70,7 @@ def get_config(mode="full"):
         studies = [
             study(small, "coco128", samples=10, patches=16),
             study(small, "imagenet", images=100, samples=4, **fewer),
-            study(large, "coco128", images=15, samples=3, **fewer),
+            study(large, "coco128", images=24, samples=3, **fewer),
         ]
     elif mode == "quick":
         c.methods = ("gradient", "grad_cam", "lrp_epsilon", "split_cam", "random")

@@ -58,6 +58,7 @@ def get_config(mode="mnist"):
             c.optimizer.drops, c.checkpoint_every = (0.5, 0.8), 50
             # 64 maps do not divide by 10: an added convolution of 80.
             c.model.update(depth=10, width=1, dropout=0.0, maps=80)
+            c.penalties.activation = dict(gamma=5.0, mu=10.0, form="activation")  # MNIST's
     elif mode == "quick":
         c.seeds, c.epochs, c.valid = (0, 1), 2.0, 200
         c.train_limit, c.test_limit, c.batch_size = 512, 200, 32
