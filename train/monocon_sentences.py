@@ -12,10 +12,13 @@ import numpy as np
 
 from monojax.data.text import snli, stsb, unique
 from monojax.models.minilm import MiniLM, load_minilm
-from monojax.models.minilm_text import BUCKET, SentenceEncoder, Tokenizer
+from monojax.models.minilm_text import SentenceEncoder, Tokenizer
 from train.monocon_encoders import Cached
 from train.monocon_problems import Paired, Problem, paired_views
 from train.sentences import embed
+
+LENGTHS = 16
+"""Training batches are padded to multiples of so many tokens: few shapes to compile."""
 
 WATCHED = 10
 """Every so many unique sentences is watched during training (the paper: 10% of them)."""
@@ -165,7 +168,7 @@ def trimmed(batch: Any) -> Any:
     """
     leaves = jax.tree.leaves(batch)
     longest = max(int((leaf > 0).sum(axis=1).max()) for leaf in leaves)
-    length = min(-(-longest // BUCKET) * BUCKET, leaves[0].shape[1])
+    length = min(-(-longest // LENGTHS) * LENGTHS, leaves[0].shape[1])
     return jax.tree.map(lambda leaf: leaf[:, :length], batch)
 
 

@@ -15,7 +15,7 @@ from monojax.models.minilm import MAX_LENGTH, MiniLM, load_minilm, minilm_folder
 
 PUBLISHED_LENGTH = 128
 """Tokens, start and end included, that the published encoder was trained with."""
-BUCKET = 16
+BUCKET = 8
 """Texts are padded to a multiple of so many tokens."""
 
 
