@@ -69,8 +69,8 @@ def get_config(mode="full"):
         fewer = dict(patches=32, pixel_steps=10, pixels=1004)
         studies = [
             study(small, "coco128", samples=10, patches=16),
-            study(small, "imagenet", images=100, samples=4, **fewer),
-            study(large, "coco128", images=24, samples=3, **fewer),
+            study(small, "imagenet", images=60, samples=4, **fewer),
+            study(large, "coco128", images=10, samples=3, **fewer),
         ]
     elif mode == "quick":
         c.methods = ("gradient", "grad_cam", "lrp_epsilon", "split_cam", "random")
