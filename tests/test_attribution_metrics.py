@@ -7,6 +7,7 @@ import pytest
 
 from monojax import attribution
 from monojax.attribution import metrics
+from monojax.attribution.batches import in_batches
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")  # many programs, each run once
 
@@ -133,3 +134,16 @@ def test_bad_input(data):
         metrics.selectivity(fn, x, 3, a)
     with pytest.raises(ValueError, match="steps"):
         metrics.pixel_flipping(fn, x, 1, a, steps=1000)
+
+
+@pytest.mark.parametrize("num", [1, 5, 8, 9, 20])  # one batch, some, a loop
+def test_batches_give_what_vmap_gives(num):
+    xs = jnp.arange(2.0 * num).reshape(num, 2)
+    fn = lambda x: {"sum": x.sum(), "square": x**2}
+    got, want = jax.jit(lambda xs: in_batches(fn, xs, 2))(xs), jax.vmap(fn)(xs)
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_batches_of_nothing_are_refused():
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        in_batches(jnp.sin, jnp.ones(3), 0)
