@@ -190,10 +190,10 @@ def test_batches_are_few_shapes_and_hold_every_text_once():
     found = batches(lengths, 32)
     np.testing.assert_array_equal(np.sort(np.concatenate([b[0] for b in found])), np.arange(1000))
     for indices, rows, length in found:
-        assert len(indices) <= rows and 0 <= length - lengths[indices].max() < 16
-    assert {length for _, _, length in found} <= set(range(16, 129, 16))
+        assert len(indices) <= rows and 0 <= length - lengths[indices].max() < 8
+    assert {length for _, _, length in found} <= set(range(8, 129, 8))
     assert {rows for _, rows, _ in found} == {32, 8}  # 1000 = 31 * 32 + 8
-    assert batches(np.array([5]), 32)[0][1:] == (1, 16)
+    assert batches(np.array([5]), 32)[0][1:] == (1, 8)
 
 
 @pytest.fixture(scope="module")
