@@ -3,13 +3,13 @@
 __version__ = "0.1.0"
 
 from monojax import attribution, conjugate, groups, layers, metrics, penalties, splitting
-from monojax.bilipschitz import BLNN, PartialBLNN
-from monojax.bilipschitz_conv import ConvBLNN
-from monojax.contrastive import supcon_loss
-from monojax.directions import check_directions
-from monojax.groups import group_penalty, total_activation
-from monojax.penalties import monotonicity_penalty, value_and_penalty
-from monojax.regions import (
+from monojax.base.directions import check_directions
+from monojax.bilipschitz.conv import ConvBLNN
+from monojax.bilipschitz.dense import BLNN, PartialBLNN
+from monojax.compact.contrastive import supcon_loss
+from monojax.groups.penalty import group_penalty, total_activation
+from monojax.penalties.gradient import monotonicity_penalty, value_and_penalty
+from monojax.penalties.regions import (
     data_mixup_points,
     data_range,
     half_points,

@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import monojax
-from monojax.checksum import tree_checksum
+from monojax.base.checksum import tree_checksum
+from monojax.base.extras import require
 from monojax.conjugate import activations
 from monojax.conjugate.solvers import Solver
-from monojax.extras import require
 
 MODEL = "model.json"
 VARIABLES = "variables"

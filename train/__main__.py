@@ -14,10 +14,10 @@ EXPERIMENTS = (
     "groups",
     "imagenet",
     "lipschitz_fits",
+    "minilm_golden",
     "monocon",
     "occlusion",
     "penalties",
-    "sentences",
     "sphere",
     "tokens",
 )
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     from jax.errors import JaxRuntimeError
 
     from monojax.training import CheckpointError, WorkdirError
-    from train.several import Several
+    from train.hosts import Several
 
     several = Several()
     try:
@@ -117,13 +117,13 @@ def dry_run(config: Any, workdir: Path, target: str) -> int:
     experiment = _experiment(config)
     if not hasattr(experiment, "DRY_RUN"):
         raise ValueError(f"experiment {config.experiment!r} has no dry run; imagenet has.")
-    paper = importlib.import_module("train.dry_run")
+    paper = importlib.import_module("train.imagenet.dry_run")
     return paper.run(config, Path(workdir) / "dry_run", target)
 
 
 def _experiment(config: Any) -> Any:
     """The experiment's module."""
-    from train.arguments import near
+    from train.checks import near
 
     if config.experiment not in EXPERIMENTS:
         hint = near(config.experiment, list(EXPERIMENTS))

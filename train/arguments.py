@@ -3,10 +3,11 @@
 import argparse
 import ast
 import dataclasses
-import difflib
 import importlib.util
 from pathlib import Path
 from typing import Any
+
+from train.checks import near
 
 
 class UsageError(ValueError):
@@ -156,19 +157,3 @@ def _assign(node: Any, name: str, value: str, key: str) -> None:
             f"got {value!r}, a {type(new).__name__}."
         )
     node[name] = new
-
-
-def near(name: str, known: list[str]) -> str:
-    """The closest of the known names as a question, or all of them.
-
-    Args:
-      name: what was typed.
-      known: what exists.
-
-    Returns:
-      Text to end an error with.
-    """
-    matches = difflib.get_close_matches(name, known, n=3)
-    if matches:
-        return f"did you mean {' or '.join(matches)}?"
-    return f"there is: {', '.join(known) or 'nothing'}."

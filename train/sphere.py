@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from monojax.training import Table, write_atomically
-from train.report import provenance
+from train.reporting import provenance
 
 
 def uniform_ball(key: jax.Array, num: int, n: int) -> jax.Array:

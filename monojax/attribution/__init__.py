@@ -9,8 +9,8 @@ from monojax.attribution.gradients import (
     integrated_gradients,
 )
 from monojax.attribution.images import grid, normalise, overlay, resize
-from monojax.attribution.layers import at_layers
 from monojax.attribution.lrp import lrp, split_lrp
+from monojax.attribution.methods import at_layers
 from monojax.attribution.rollout import attention_rollout, attention_weights
 from monojax.attribution.splits import split_cam, split_grad
 

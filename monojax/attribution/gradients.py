@@ -9,7 +9,7 @@ import numpy as np
 
 from monojax.attribution.batches import in_batches
 from monojax.attribution.common import explain, to_map
-from monojax.checks import is_concrete
+from monojax.base.checks import is_concrete
 from monojax.splitting.modes import Mode
 
 Fn = Callable[..., Any]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from monojax.extras import require
+from monojax.base.extras import require
 
 
 def resize(attribution: jax.Array, image_size: tuple[int, int]) -> jax.Array:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from monojax.attribution.batches import in_batches
-from monojax.checks import is_concrete
+from monojax.base.checks import is_concrete
 from monojax.splitting.reading import check_target
 
 Fn = Callable[..., Any]

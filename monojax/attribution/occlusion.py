@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from monojax.attribution.images import resize
-from monojax.groups import check_maps
+from monojax.groups.penalty import check_maps
 
 Weights = Literal["activation", "activation_pp", "gradient", "gradient_pp"]
 WEIGHTS = ("activation", "activation_pp", "gradient", "gradient_pp")

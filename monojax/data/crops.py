@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from monojax.extras import require
+from monojax.base.extras import require
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's training part, RGB in [0, 1]; torchvision's figures
 STD = (0.229, 0.224, 0.225)

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from monojax.base.extras import require
 from monojax.data.locate import external_bytes
-from monojax.extras import require
 
 SOURCES = ("tfds", "folder", "photos", "fake")
 PHOTOS = "images/imagenet_samples_224.npz"

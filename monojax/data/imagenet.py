@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from monojax.base.extras import require
 from monojax.data.crops import BadImage, eval_crop, train_crop
 from monojax.data.image_sources import Images
-from monojax.extras import require
 
 Batch = dict[str, np.ndarray]
 _TRIES = 100  # unreadable images in a row that are passed over before giving up

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from monojax.base.extras import require
 from monojax.data.locate import external_bytes
-from monojax.extras import require
 
 PathLike = str | os.PathLike[str]
 

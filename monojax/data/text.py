@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from monojax.base.extras import require
 from monojax.data.locate import external_bytes
-from monojax.extras import require
 
 LABELS = ("entailment", "neutral", "contradiction")
 """Of SNLI, in the order of tensorflow-datasets' numbers."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from monojax.checks import is_concrete
+from monojax.base.checks import is_concrete
 from monojax.layers.cayley import CayleyDense, scaled_cayley
 from monojax.layers.lipschitz_common import (
     SLOPE_RESTRICTED,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from monojax.checks import is_concrete
+from monojax.base.checks import is_concrete
 
 Activation = Callable[[jax.Array], jax.Array]
 

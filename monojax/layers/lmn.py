@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from monojax.directions import check_directions
+from monojax.base.directions import check_directions
 from monojax.layers.lipschitz_common import (
     check_positive,
     check_width,

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from monojax.checks import is_concrete
-from monojax.directions import check_directions
+from monojax.base.checks import is_concrete
+from monojax.base.directions import check_directions
 from monojax.layers.lipschitz_common import (
     check_positive,
     check_width,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from monojax.checks import is_concrete
+from monojax.base.checks import is_concrete
 
 
 def auroc(normal: Any, unfamiliar: Any) -> jax.Array:

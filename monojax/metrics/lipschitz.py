@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from monojax.checks import check_output, check_points
+from monojax.base.checks import check_output, check_points
 
 Fn = Callable[[jax.Array], jax.Array]
 

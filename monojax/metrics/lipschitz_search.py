@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from monojax.checks import check_box, check_output, check_points
+from monojax.base.checks import check_box, check_output, check_points
 from monojax.metrics.lipschitz import Fn, _check_count, _jacobian
 
 SPLIT = 64

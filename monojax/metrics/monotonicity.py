@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from monojax.penalties import Outputs, _check, _Slopes
+from monojax.penalties.gradient import Outputs, _check, _Slopes
 
 
 class MonotonicityReport(NamedTuple):

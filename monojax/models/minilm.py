@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from monojax.base.tags import tag
 from monojax.models.pretrained import Entry, convert
 from monojax.models.tensor_files import read_tensors
-from monojax.splitting.tags import tag
 
 EPSILON = 1e-12
 """Of every layer norm."""

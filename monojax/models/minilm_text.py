@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from monojax.extras import require
+from monojax.base.extras import require
 from monojax.models.minilm import MAX_LENGTH, MiniLM, load_minilm, minilm_folder
 
 PUBLISHED_LENGTH = 128

@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from monojax.groups import ExtraMaps
+from monojax.groups.penalty import ExtraMaps
 from monojax.models.pooled import PooledClassifier
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}

@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from monojax.groups import ExtraMaps
+from monojax.groups.penalty import ExtraMaps
 from monojax.models.pooled import PooledClassifier
 
 _he = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")

@@ -1,5 +1,6 @@
 """The hidden way: a trained ReLU network is already a difference of two monotone convex ones."""
 
+from monojax.base.tags import tag
 from monojax.splitting.freeze import FREEZE
 from monojax.splitting.modes import Mode, SplitMode
 from monojax.splitting.pair import Frozen, Split, SplitError, SplitPair, both, convex_of
@@ -7,7 +8,6 @@ from monojax.splitting.report import SplitReport, split_report
 from monojax.splitting.rules import RULES, register_rule
 from monojax.splitting.sensitivities import Sensitivities, sensitivities
 from monojax.splitting.sites import Site
-from monojax.splitting.tags import tag
 from monojax.splitting.transform import Shifts, SplitFunction, calibrate, split
 from monojax.splitting.walk import Note, Walk
 

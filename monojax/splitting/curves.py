@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from monojax.checks import is_concrete
-from monojax.splitting import compat
+from monojax.base import compat
+from monojax.base.checks import is_concrete
 from monojax.splitting.freeze import group_of, hold
 from monojax.splitting.pair import Curve, Frozen, Split, Unresolved, depends
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from monojax.checks import is_concrete
+from monojax.base.checks import is_concrete
 from monojax.splitting.modes import Mode
 from monojax.splitting.pair import Frozen, Split, SplitError, both
 from monojax.splitting.sites import INPUT, Layout, Site

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from monojax.checks import is_concrete
-from monojax.splitting import compat
+from monojax.base import compat
+from monojax.base.checks import is_concrete
 from monojax.splitting.pair import Frozen, Split, SplitError, Unresolved, depends, value_of
 from monojax.splitting.rules import NAMED, Rule, register_rule
 from monojax.splitting.trips import trip_count

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from monojax.checks import is_concrete
+from monojax.base.checks import is_concrete
 from monojax.splitting.modes import SplitMode
 from monojax.splitting.reading import prepare, read
 from monojax.splitting.sites import INPUT, find_site

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from monojax.checks import is_concrete
-from monojax.splitting import compat, rules_calls, rules_linear, rules_max  # noqa: F401  the table
+from monojax.base import compat
+from monojax.base.checks import is_concrete
+from monojax.splitting import rules_calls, rules_linear, rules_max  # noqa: F401  the table
 from monojax.splitting.freeze import check_freeze
 from monojax.splitting.modes import POOLS, RECENTRE, Mode, SplitMode
 from monojax.splitting.pair import Frozen, Split, SplitPair, value_of

@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 
-from monojax.checks import is_concrete
-from monojax.splitting import compat
+from monojax.base import compat
+from monojax.base.checks import is_concrete
 from monojax.splitting.pair import depends
 
 MOST = 100_000

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from monojax.checks import is_concrete
-from monojax.splitting import compat
+from monojax.base import compat
+from monojax.base.checks import is_concrete
 from monojax.splitting.curves import curve_of, resolve
 from monojax.splitting.freeze import FREEZE, gated
 from monojax.splitting.modes import Mode

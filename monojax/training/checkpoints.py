@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from monojax.checksum import tree_checksum
-from monojax.extras import require
+from monojax.base.checksum import tree_checksum
+from monojax.base.extras import require
 
 
 class CheckpointError(RuntimeError):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from monojax.extras import require
+from monojax.base.extras import require
 from monojax.training.workdir import write_atomically
 
 METRICS = "metrics.jsonl"

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from monojax.bilipschitz import BLNN
+from monojax.bilipschitz.dense import BLNN
 from monojax.conjugate import Solver, conjugate, newton, softplus
 from monojax.conjugate.icnn import ScaledICNN
 from monojax.conjugate.newton import Model

@@ -17,9 +17,9 @@ from penalties import medians  # the other file of this folder
 
 from monojax.training import Table, over_seeds
 from monojax.training.workdir import machine
-from train import penalties
 from train.arguments import load_config
-from train.problems import load_problem
+from train.penalties import experiment as penalties
+from train.penalties.data import load_problem
 
 CHUNKS = {"one after the other": 1, "4 side by side": 4, "all side by side": None}
 
@@ -49,7 +49,7 @@ def programs(kind, config, options, problem, model):
 
 def main(repeats):
     """Prints the table."""
-    config = load_config(Path(penalties.__file__).parent / "configs" / "penalties_synthetic.py")
+    config = load_config(Path(penalties.__file__).parents[1] / "configs" / "penalties_synthetic.py")
     options = config.problems.synthetic_100
     problem = load_problem("synthetic_100", options)
     model = penalties._model(problem, options)

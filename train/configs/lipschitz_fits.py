@@ -37,7 +37,7 @@ def get_config(mode="full"):
     c.fit = dict(points=300, batch=50, epochs=100, lr=0.01)
     c.descent_steps = 300  # "blnn": inner steps in training (published: 500 or 1000)
     c.judge_steps = 1000  # "blnn": inner steps when it is measured
-    # Rows beside the published network: a name and options of train.lipschitz_models.smooth.
+    # Rows beside the published network: a name and options of train.lipschitz_fits.models.smooth.
     c.smooth = dict(
         smooth=dict(title="BLNN smooth (ours)", **SMOOTH),
         squared=dict(title="same settings, squared error", **{**SMOOTH, "loss": "squared"}),

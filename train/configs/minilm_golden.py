@@ -13,7 +13,7 @@ from ml_collections import config_dict
 
 def get_config(mode="full"):
     c = ml_collections.ConfigDict()
-    c.experiment, c.mode = "sentences", mode
+    c.experiment, c.mode = "minilm_golden", mode
     c.data_dir = config_dict.placeholder(str)  # None: the environment variable MONOJAX_DATA
     c.folder = config_dict.placeholder(str)  # of model.safetensors; None: the installed package
     c.limit = config_dict.placeholder(int)  # pairs per set; None for all

@@ -1,0 +1,225 @@
+r"""Bi-Lipschitz maps of images with a convolutional convex core.
+
+As in `monojax.bilipschitz`, f(x) = alpha x + grad G*(x) for the flattened image, with
+:math:`G = F + \|\cdot\|^2/(2\beta)` and F a `ConvICNN`. Above ``DENSE_LIMIT`` pixels times
+channels no Hessian is formed: the solve and its derivatives use products with it.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from monojax.bilipschitz.common import (
+    Constants,
+    check_constants,
+    check_input,
+    check_solver,
+    inverse_case,
+    over_batch,
+    sharpened,
+)
+from monojax.bilipschitz.record import Diagnostics, diagnostics_of, sow_record
+from monojax.conjugate.legendre import Conjugate, conjugate
+from monojax.conjugate.potentials import ContextPotential
+from monojax.conjugate.solvers import Solver
+from monojax.layers.convex import check_features
+from monojax.layers.convex_conv import ConvICNN, check_images, check_strides
+
+
+@dataclasses.dataclass(frozen=True)
+class _ImagePotential(ContextPotential):
+    """:math:`G(w) = s F(w) + (k/2)||w||^2` of flattened images `[h w c]`; no context."""
+
+    shape: tuple[int, ...] = ()
+
+    def __call__(self, params: Any, w: jax.Array) -> jax.Array:
+        """G `[]` at one point `[h w c]`."""
+        value = self.net.apply({"params": params["core"]}, w.reshape(self.shape))
+        return params["weight"] * value + 0.5 * params["curvature"] * (w @ w)
+
+
+class ConvBLNN(Constants):
+    r"""alpha-inverse-Lipschitz and (alpha + beta)-Lipschitz on images `[..., h, w, c]`.
+
+    Certified for the Euclidean norm of the flattened image, up to an error of beta * residual per
+    image, which :meth:`diagnostics` returns. The Jacobian is symmetric, as for
+    :class:`monojax.BLNN`; trained parameters apply to images of any size. Sows the same record.
+
+    Attributes:
+      features: channels of the convex core's hidden layers.
+      alpha: smallest slope, >= 0.
+      beta: gap to the largest slope, > 0.
+      kernel_size: of the core, as in :class:`monojax.layers.ConvICNN`.
+      strides: of the core.
+      activation: of the core, smooth; "relu" needs a solver with ``differentiation="unrolled"``.
+      solver: None means ``Solver()``.
+      train_alpha: learn log(alpha), starting from ``alpha``.
+      train_beta: likewise for beta.
+      train_sharpness: as in :class:`monojax.BLNN`.
+      weight_map: of the core's non-negative weights.
+      z_init: of those weights.
+      pool: "sum" or "mean", as in :class:`monojax.layers.ConvICNN`.
+
+    Example:
+      >>> net = ConvBLNN((8,), alpha=0.5, beta=2.0)
+      >>> variables = net.init(jax.random.key(0), jnp.ones((2, 4, 4, 1)))
+      >>> net.apply(variables, jnp.ones((2, 4, 4, 1))).shape
+      (2, 4, 4, 1)
+
+    Reference:
+      Kinoshita and Toyoizumi, NeurIPS 2024, arXiv 2404.09821; the core is ours.
+    """
+
+    features: Sequence[int]
+    alpha: float
+    beta: float
+    kernel_size: int = 3
+    strides: int | Sequence[int] = 1
+    activation: Any = "softplus"
+    solver: Solver | None = None
+    train_alpha: bool = False
+    train_beta: bool = False
+    train_sharpness: bool = True
+    weight_map: str = "clamp"
+    z_init: Any = "glorot_normal"
+    pool: str = "sum"
+
+    def setup(self):
+        """Checks the constants and makes the core."""
+        check_constants(self.alpha, self.beta)
+        self._checked = check_solver(self.solver, self.activation)
+        widths = check_features(self.features)
+        self.core = ConvICNN(
+            widths,
+            self.kernel_size,
+            check_strides(self.strides, len(widths)),
+            self.activation,
+            self.weight_map,
+            self.z_init,
+            self.pool,
+        )
+        self._alpha = self._constant("alpha", self.alpha, self.train_alpha)
+        self._beta = self._constant("beta", self.beta, self.train_beta)
+        self._sharpness = self._learned_sharpness(self.train_sharpness, self.activation)
+
+    def __call__(self, x: jax.Array, *, alpha: Any = None, beta: Any = None) -> jax.Array:
+        """f(x).
+
+        Args:
+          x: floating, shape `[..., h, w, c]`.
+          alpha: `[]`, instead of the module's.
+          beta: `[]`, likewise.
+
+        Returns:
+          `[..., h, w, c]`.
+        """
+        x, alpha, beta = self._prepare(x, "x", alpha, beta)
+        if self.is_initializing():  # nothing to solve for the shapes of parameters
+            return alpha * x
+        return alpha * x + self._solve(x, 1.0, 1 / beta).argmax.reshape(x.shape)
+
+    def fenchel_young(
+        self, x: jax.Array, targets: jax.Array, *, alpha: Any = None, beta: Any = None
+    ) -> jax.Array:
+        """The loss of :meth:`monojax.BLNN.fenchel_young`, per image.
+
+        Args:
+          x: floating, shape `[..., h, w, c]`.
+          targets: wanted values of f, of the same shape.
+          alpha: as in the call.
+          beta: as in the call.
+
+        Returns:
+          `[...]`, >= 0 up to the residual of the solve.
+
+        Raises:
+          ValueError: if the shapes differ.
+        """
+        x, alpha, beta = self._prepare(x, "x", alpha, beta)
+        targets = check_input(targets, "targets")
+        if targets.shape != x.shape:
+            raise ValueError(f"targets must have x's shape {x.shape}, got {targets.shape}.")
+        y = _flat(targets - alpha * x)
+        potential, params = self._potential(x, 1.0, 1 / beta)
+        at_target = over_batch(lambda y: potential(params, y), y)
+        inner = jnp.sum(_flat(x) * y, axis=-1)
+        return at_target + self._solve(x, 1.0, 1 / beta).value - inner
+
+    def diagnostics(self, x: jax.Array, *, alpha: Any = None, beta: Any = None) -> Diagnostics:
+        """What the solver did for ``x`` `[..., h, w, c]`; fields `[...]`."""
+        x, _, beta = self._prepare(x, "x", alpha, beta)
+        return diagnostics_of(self._solve(x, 1.0, 1 / beta))
+
+    def inverse(self, y: jax.Array, *, alpha: Any = None, beta: Any = None) -> jax.Array:
+        """The x with f(x) = y, by the second problem of :meth:`monojax.BLNN.inverse`.
+
+        Args:
+          y: floating, shape `[..., h, w, c]`.
+          alpha: as in the call.
+          beta: as in the call.
+
+        Returns:
+          `[..., h, w, c]`.
+
+        Raises:
+          ValueError: if alpha is 0 and the activation piecewise linear: f is not injective then.
+        """
+        y, alpha, beta = self._prepare(y, "y", alpha, beta)
+        zero, kinked = inverse_case(alpha, self.activation)
+        w = _flat(y) if zero else self._solve(y, alpha, 1 + alpha / beta).argmax
+        if kinked:
+            return (y - w.reshape(y.shape)) / alpha
+        potential, params = self._potential(y, 1.0, 1 / beta)
+        return over_batch(lambda w: jax.grad(potential, 1)(params, w), w).reshape(y.shape)
+
+    def inverse_diagnostics(self, y: jax.Array, *, alpha: Any = None, beta: Any = None):
+        """What the solver of :meth:`inverse` did for ``y``; needs alpha > 0.
+
+        ``error_bound`` is residual / alpha and bounds the error of the inverse.
+        """
+        y, alpha, beta = self._prepare(y, "y", alpha, beta)
+        record = diagnostics_of(self._solve(y, alpha, 1 + alpha / beta))
+        # The x returned is grad G(w), and f there is y - residual.
+        return record._replace(error_bound=record.residual / alpha)
+
+    def bounds(self) -> tuple[Any, Any]:
+        """Certified ``(smallest, largest)`` slope: alpha and alpha + beta."""
+        return self._alpha, self._alpha + self._beta
+
+    def _prepare(self, x: Any, name: str, alpha: Any, beta: Any):
+        check_constants(alpha, beta)
+        x = jnp.asarray(x)
+        core = {} if self.is_initializing() else self.core.variables["params"]
+        check_images(x, name, core["y_kernel_0"].shape[2] if core else None)
+        x = check_input(x, name)
+        if self.is_initializing():
+            self.core(x)
+        return (
+            x,
+            self._alpha if alpha is None else alpha,
+            self._beta if beta is None else beta,
+        )
+
+    def _potential(self, x: jax.Array, weight: Any, curvature: Any):
+        """G and its parameters, for images of the shape of ``x``."""
+        params = {
+            "core": sharpened(self.core.variables["params"], self._sharpness),
+            "weight": jnp.asarray(weight / self._sharpness, x.dtype),
+            "curvature": jnp.asarray(curvature, x.dtype),
+        }
+        return _ImagePotential(self.core.clone(parent=None, name=None), x.shape[-3:]), params
+
+    def _solve(self, x: jax.Array, weight: Any, curvature: Any) -> Conjugate:
+        potential, params = self._potential(x, weight, curvature)
+        result = over_batch(lambda x: conjugate(potential, params, x, self._checked), _flat(x))
+        sow_record(self, result)
+        return result
+
+
+def _flat(x: jax.Array) -> jax.Array:
+    """`[..., h, w, c]` to `[..., h w c]`."""
+    return x.reshape(*x.shape[:-3], math.prod(x.shape[-3:]))

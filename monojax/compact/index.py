@@ -1,0 +1,340 @@
+"""From a trained embedding to a small index: cut to its effective dimension, saved, searched.
+
+:func:`compress` embeds a gallery, keeps the principal components that hold 99% of the variance,
+and says what that costs. :func:`export_model` writes the encoder and its head to a file that runs
+without this library, on CPU, CUDA and TPU, for any batch size.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+from monojax.base.extras import require
+from monojax.metrics.embedding import principal_axes
+from monojax.metrics.neighbours import (
+    Neighbours,
+    check_class_labels,
+    check_embedding,
+    knn_accuracy,
+    nearest,
+    recall_at_k,
+    vote,
+)
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+_FORMAT = "monojax compact index 1"
+Embed = Callable[[Any], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class CompactIndex:
+    """A gallery cut to a few dimensions, and how to bring a query there.
+
+    Made by :func:`compress` or :func:`load_index`.
+    """
+
+    mean: np.ndarray
+    """float32 `[d]`: of the normalised gallery."""
+    axes: np.ndarray
+    """float32 `[d, k]`: its first principal axes, as columns."""
+    items: np.ndarray
+    """`[n, k]`: the gallery, cut."""
+    labels: np.ndarray | None
+    """integers `[n]`, if they were given."""
+    stats: dict[str, Any]
+    """What was kept and what was lost, see :func:`compress`."""
+    embed: Embed | None = None
+    """Inputs `[b, ...]` to embeddings `[b, d]`; None: the inputs are embeddings."""
+    model: bytes = b""
+    """The same as an exported program, which :meth:`save` stores."""
+
+    def encode(self, inputs: Any) -> np.ndarray:
+        """Cut embeddings of inputs.
+
+        Args:
+          inputs: what ``embed`` takes, or embeddings `[b, d]` if there is none.
+
+        Returns:
+          float32 `[b, k]`.
+
+        Raises:
+          ValueError: if the embeddings have another width, NaN or infinite values.
+        """
+        y = _unit(inputs if self.embed is None else self.embed(inputs), "embeddings")
+        if y.shape[1] != len(self.mean):
+            raise ValueError(
+                f"embeddings have {y.shape[1]} dimensions and the index was made from "
+                f"{len(self.mean)}; use the model that the gallery was embedded with."
+            )
+        return ((y - self.mean) @ self.axes.astype(np.float64)).astype(np.float32)
+
+    def search(self, inputs: Any, k: int = 10) -> Neighbours:
+        """The k nearest gallery items of each input.
+
+        Args:
+          inputs: as in :meth:`encode`.
+          k: at most the number of items.
+
+        Returns:
+          Neighbours: indices `[b, k]` and similarities (minus Euclidean distances).
+
+        Raises:
+          ValueError: as :meth:`encode`, and if k is larger than the gallery.
+        """
+        return nearest(self.encode(inputs), self.items, k)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the index, its statistics and its exported model to one file.
+
+        Args:
+          path: the file, an npz archive without pickles.
+
+        Returns:
+          The path.
+        """
+        path = Path(path)
+        arrays: dict[str, Any] = {"mean": self.mean, "axes": self.axes, "items": self.items}
+        if self.labels is not None:
+            arrays["labels"] = self.labels
+        text = json.dumps({"format": _FORMAT, "stats": self.stats})
+        arrays["header"] = np.frombuffer(text.encode(), np.uint8)
+        arrays["model"] = np.frombuffer(self.model, np.uint8)
+        partial = path.with_name(f".{path.name}.partial")
+        with partial.open("wb") as file:
+            np.savez(file, **arrays)
+        os.replace(partial, path)
+        return path
+
+
+def compress(
+    embed: Embed | None,
+    gallery: Any,
+    *,
+    dims: int | None = None,
+    variance: float = 0.99,
+    labels: Any = None,
+    held_out: Any = None,
+    held_out_labels: Any = None,
+    model: bytes = b"",
+    batch: int = 1024,
+) -> CompactIndex:
+    """Cuts a gallery to the effective dimension of its embedding, and measures the loss.
+
+    Args:
+      embed: inputs `[b, ...]` to embeddings `[b, d]` (a jitted model, or :func:`load_model` of an
+        exported one); None if gallery and held_out are embeddings already. Normalised here.
+      gallery: inputs `[n, ...]`.
+      dims: k; None takes the effective dimension at ``variance``.
+      variance: share of the variance to keep.
+      labels: integers `[n]`, classes of the gallery; states accuracies as well.
+      held_out: inputs that are not in the gallery, to state the loss on; None states it on up to
+        1,000 gallery items, each searched for among the others.
+      held_out_labels: their classes; without them a held-out loss states no accuracies.
+      model: the bytes of :func:`export_model`, to be saved with the index.
+      batch: inputs embedded at a time.
+
+    Returns:
+      CompactIndex. Its ``stats``: "items", "full_dims", "dims", "variance_kept", "rmse" (of the
+      gallery, per number), "bytes_full" and "bytes" (of the items in float32), "queries",
+      "neighbours_kept" (share of the 10 nearest by the whole embedding that are among the 10
+      nearest by the cut one), and with labels "knn_full", "knn_cut", "recall_1_full",
+      "recall_1_cut" and "recall_1_lost".
+
+    Raises:
+      ValueError: on NaN, labels of another length, or dims outside [1, d].
+    """
+    z = _unit(_embedded(embed, gallery, batch), "gallery")
+    if labels is not None:
+        labels = check_class_labels(labels, len(z), "labels")
+    axes = principal_axes(z)
+    k = max(axes.dims(variance), 1) if dims is None else dims
+    items = axes.project(z, k).astype(np.float32)
+    shares = axes.variances / max(axes.variances.sum(), np.finfo(np.float64).tiny)
+    stats: dict[str, Any] = {
+        "items": len(z),
+        "full_dims": z.shape[1],
+        "dims": k,
+        "variance_kept": float(shares[:k].sum()),
+        "rmse": axes.error(z, k),
+        "bytes_full": 4 * z.size,
+        "bytes": 4 * items.size,
+    }
+    if held_out is None:
+        rows = np.linspace(0, len(z) - 1, min(len(z), 1000)).astype(int)
+        stats |= _loss_inside(z, items, labels, rows)
+    else:
+        query = _unit(_embedded(embed, held_out, batch), "held_out")
+        stats |= _loss(query, axes.project(query, k), held_out_labels, z, items, labels)
+    mean, kept = axes.mean.astype(np.float32), axes.axes[:, :k].astype(np.float32)
+    return CompactIndex(mean, kept, items, labels, stats, embed, model)
+
+
+def load_index(path: str | os.PathLike[str], embed: Embed | None = None) -> CompactIndex:
+    """Reads what :meth:`CompactIndex.save` wrote.
+
+    Args:
+      path: the file.
+      embed: the model; None takes the exported one of the file, if it holds one.
+
+    Returns:
+      CompactIndex.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if it is another kind of file.
+    """
+    try:
+        with np.load(path) as file:
+            arrays = dict(file)
+        header = json.loads(arrays["header"].tobytes())
+        known = header["format"] == _FORMAT
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # whatever numpy raises on a file that is no archive
+        raise ValueError(
+            f"{path} is no compact index ({error}); make one with compress."
+        ) from error
+    if not known:
+        raise ValueError(f"{path} has format {header['format']!r}, expected {_FORMAT!r}.")
+    model = arrays["model"].tobytes()
+    if embed is None and model:
+        embed = _callable(model)
+    names = ("mean", "axes", "items")
+    mean, axes, items = (arrays[name] for name in names)
+    return CompactIndex(mean, axes, items, arrays.get("labels"), header["stats"], embed, model)
+
+
+def export_model(
+    embed: Embed,
+    example: Any,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    platforms: tuple[str, ...] = PLATFORMS,
+) -> bytes:
+    """The encoder and its head as a program for any batch size, without this library.
+
+    Args:
+      embed: inputs `[b, ...]` to embeddings `[b, d]`, of JAX operations; parameters that it
+        closes over become constants of the program.
+      example: a batch of inputs (a pytree of arrays); only shapes and dtypes matter.
+      path: where to write the program; None does not.
+      platforms: what it shall run on: of "cpu", "cuda", "rocm" and "tpu".
+
+    Returns:
+      The program's bytes (StableHLO in jax.export's form).
+
+    Raises:
+      ValueError: if a leaf of the example has no leading batch axis.
+      ImportError: without the package flatbuffers, which jax.export writes with.
+    """
+    require("flatbuffers", "export")
+    leaves, tree = jax.tree.flatten(example)
+    if not leaves or any(np.ndim(leaf) == 0 for leaf in leaves):
+        raise ValueError("example must be a batch: arrays with one leading axis.")
+    (batch,) = jax.export.symbolic_shape("b")
+    shapes = [
+        jax.ShapeDtypeStruct((batch, *np.shape(leaf)[1:]), jnp.result_type(leaf)) for leaf in leaves
+    ]
+    exported = jax.export.export(jax.jit(embed), platforms=platforms)(
+        jax.tree.unflatten(tree, shapes)
+    )
+    program = bytes(exported.serialize())
+    if path is not None:
+        Path(path).write_bytes(program)
+    return program
+
+
+def load_model(path: str | os.PathLike[str]) -> Embed:
+    """A program of :func:`export_model` as a function of a batch.
+
+    Args:
+      path: the file.
+
+    Returns:
+      inputs `[b, ...]` to embeddings `[b, d]`.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if it is no exported program.
+      ImportError: without the package flatbuffers.
+    """
+    content = Path(path).read_bytes()
+    try:
+        return _callable(content)
+    except ImportError:
+        raise
+    except Exception as error:  # whatever the reader of the format raises
+        raise ValueError(f"{path} is no exported program; write one with export_model.") from error
+
+
+def _callable(program: bytes) -> Embed:
+    require("flatbuffers", "export")
+    return jax.jit(jax.export.deserialize(bytearray(program)).call)
+
+
+def _embedded(embed: Embed | None, inputs: Any, batch: int) -> Any:
+    """Embeddings of all inputs; the last batch is filled up, so one shape is compiled."""
+    if embed is None:
+        return inputs
+    num = len(jax.tree.leaves(inputs)[0])
+    size = min(batch, num)
+    parts = []
+    for start in range(0, num, size):
+        rows = np.arange(start, start + size) % num
+        parts.append(np.asarray(embed(jax.tree.map(lambda leaf, rows=rows: leaf[rows], inputs))))
+    return np.concatenate(parts)[:num]
+
+
+def _unit(y: Any, name: str) -> np.ndarray:
+    """Rows of length one, float64."""
+    y = np.asarray(check_embedding(y, name), np.float64)
+    return y / np.maximum(np.linalg.norm(y, axis=1, keepdims=True), 1e-12)
+
+
+def _kept(whole: np.ndarray, cut: np.ndarray) -> float:
+    """Share of the rows' entries of ``whole`` that are in the same row of ``cut``."""
+    return float((whole[:, :, None] == cut[:, None, :]).any(axis=2).mean())
+
+
+def _loss(query, cut, query_labels, z, items, labels) -> dict[str, Any]:
+    """What held-out queries lose."""
+    near = min(10, len(z))
+    found = [nearest(q, g, near).indices for q, g in ((query, z), (cut, items))]
+    stats: dict[str, Any] = {"queries": len(query), "neighbours_kept": _kept(*found)}
+    if labels is None or query_labels is None:
+        return stats
+    for name, q, g in (("full", query, z), ("cut", cut, items)):
+        data = q, query_labels, g, labels
+        stats[f"knn_{name}"] = knn_accuracy(*data, min(5, len(z)))
+        stats[f"recall_1_{name}"] = recall_at_k(*data, 1, similarity="euclidean")
+    stats["recall_1_lost"] = stats["recall_1_full"] - stats["recall_1_cut"]
+    return stats
+
+
+def _loss_inside(z: np.ndarray, items: np.ndarray, labels: Any, rows: Any) -> dict[str, Any]:
+    """What gallery items lose as queries for the others."""
+    near = min(11, len(z))
+    found = [nearest(side[rows], side, near).indices for side in (z, items)]
+    # An item is among its own nearest, unless more than 10 are equal to it.
+    others = [
+        np.stack([row[row != i][: near - 1] for row, i in zip(side, rows, strict=True)])
+        for side in found
+    ]
+    stats: dict[str, Any] = {"queries": len(rows)}
+    stats["neighbours_kept"] = _kept(*others) if near > 1 else 1.0
+    if labels is None or near == 1:
+        return stats
+    for name, side in zip(("full", "cut"), others, strict=True):
+        classes = labels[side]
+        stats[f"knn_{name}"] = float((vote(classes[:, :5]) == labels[rows]).mean())
+        stats[f"recall_1_{name}"] = float((classes[:, 0] == labels[rows]).mean())
+    stats["recall_1_lost"] = stats["recall_1_full"] - stats["recall_1_cut"]
+    return stats

@@ -1,0 +1,23 @@
+"""The soft way: gradient penalties, and the regions of the input space they are asked on."""
+
+from monojax.penalties.gradient import monotonicity_penalty, signed_slopes, value_and_penalty
+from monojax.penalties.regions import (
+    data_mixup_points,
+    data_range,
+    half_points,
+    mixup_points,
+    random_train_points,
+    uniform_points,
+)
+
+__all__ = [
+    "data_mixup_points",
+    "data_range",
+    "half_points",
+    "mixup_points",
+    "monotonicity_penalty",
+    "random_train_points",
+    "signed_slopes",
+    "uniform_points",
+    "value_and_penalty",
+]

@@ -1,0 +1,165 @@
+"""The package as a user meets it: imports, the wheel's contents, README, addresses."""
+
+import itertools
+import re
+import runpy
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib import metadata
+
+import numpy as np
+import pytest
+
+EXTRAS = ["orbax", "matplotlib", "sklearn", "scipy", "tensorflow_datasets", "grain", "tqdm",
+          "tensorboardX", "ml_collections", "PIL", "tensorflow", "torch", "pandas"]  # fmt: skip
+
+
+def project(checkout):
+    return tomllib.loads((checkout / "pyproject.toml").read_text())
+
+
+def test_import_pulls_in_nothing_of_the_extras():
+    """Beyond what jax, flax.linen and optax import themselves."""
+    code = (
+        "import sys, jax, flax.linen, optax; before = set(sys.modules); import monojax; "
+        "print(' '.join({m.split('.')[0] for m in set(sys.modules) - before}))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    new = set(out.stdout.split())
+    assert "monojax" in new and not new & set(EXTRAS), new & set(EXTRAS)
+
+
+def test_every_public_name_exists_and_is_documented():
+    import monojax
+    from monojax import conjugate, layers, metrics, models, penalties, training
+
+    for module in (monojax, conjugate, layers, metrics, models, penalties, training):
+        for name in module.__all__:
+            item = getattr(module, name)
+            assert item.__doc__, f"{module.__name__}.{name}"
+            if callable(item) and not isinstance(item, type):
+                assert "Args:" in item.__doc__ and "Returns:" in item.__doc__, name
+
+
+def test_one_address(checkout):
+    """REPO_URL of pyproject.toml is what README, CITATION and the notebooks show."""
+    command = [sys.executable, str(checkout / ".ci" / "repo_url.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def readme_examples(checkout):
+    return re.findall(r"```python\n(.*?)```", (checkout / "README.md").read_text(), re.S)
+
+
+def test_readme_example_runs(checkout):
+    """The first examples of README, run as they stand."""
+    penalty, slopes, split, *_ = readme_examples(checkout)
+    assert len([line for line in penalty.splitlines() if line.strip()]) <= 14
+    names = {}
+    exec(compile(penalty, "README.md", "exec"), names)
+    assert float(names["after"]) < 0.05 and float(names["before"]) > 0.2
+    names = {}
+    exec(compile(slopes, "README.md", "exec"), names)
+    # A straight line errs by about 0.06; the best slopes in [1, 10] can do is 0.0023.
+    error = float(((names["fitted"] - names["targets"]) ** 2).mean())
+    assert error < 0.005 and bool(names["record"].converged.all())
+    # The inverse undoes f up to both solves' bound, 2 beta residual / alpha.
+    assert float(abs(names["back"] - names["x"]).max()) < 4 * float(
+        names["record"].error_bound.max()
+    )
+    names = {}
+    exec(compile(split, "README.md", "exec"), names)
+    logits = names["fn"](names["image"], names["variables"])
+    # float32, full re-centring: rounding of sums of a few hundred terms.
+    assert float(abs(names["pair"].g - names["pair"].h - logits).max()) < 1e-5 * (
+        1 + float(abs(logits).max())
+    )
+    assert names["picture"].shape == (32, 32) and names["report"].kind == "dc"
+    assert float(abs(names["heat"]).max()) > 0
+
+
+def test_readme_examples_of_groups_and_embeddings_run(checkout):
+    *_, groups, compact = readme_examples(checkout)
+    names = {}
+    exec(compile(groups, "README.md", "exec"), names)
+    assert names["reading"].labels.shape == (8,) and 0 < float(names["penalty"]) < np.log(10) + 1
+    np.testing.assert_allclose(names["reading"].shares.sum(axis=1), 1, rtol=1e-6)
+    names = {}
+    exec(compile(compact, "README.md", "exec"), names)
+    stats = names["index"].stats
+    assert stats["dims"] < 25 and stats["neighbours_kept"] > 0.8
+    assert names["compress"](None, names["x"]).stats["dims"] == 60
+    labels = np.asarray(names["labels"])
+    assert (labels[names["found"].indices] == labels[:5, None]).mean() > 0.9
+
+
+def test_readme_commands_are_those_of_ci(checkout):
+    readme, ci = (checkout / "README.md").read_text(), (checkout / ".ci" / "run").read_text()
+    commands = re.findall(r"^pip install .*$", readme, re.M)
+    assert len(commands) >= 2
+    test_command = next(line for line in commands if "test" in line)
+    assert test_command in ci
+    assert any("python -m train" in line for line in commands) and "python -m train" in ci
+
+
+def test_oldest_versions_are_the_lower_bounds(checkout):
+    data = project(checkout)
+    wanted = [*data["project"]["dependencies"], *data["project"]["optional-dependencies"]["train"]]
+    bounds = dict(re.fullmatch(r"([A-Za-z_-]+)>=([\d.]+)", line).groups() for line in wanted)
+    lines = (checkout / ".ci" / "oldest.txt").read_text().splitlines()
+    oldest = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    for name, version in bounds.items():
+        assert oldest[name].rstrip(".0") == version.rstrip(".0"), name
+
+
+def test_no_upper_pins(checkout):
+    data = project(checkout)["project"]
+    lines = [*data["dependencies"], *itertools.chain(*data["optional-dependencies"].values())]
+    assert not [line for line in lines if "<" in line or "==" in line or "~=" in line]
+
+
+def test_no_machine_paths_in_tracked_files(checkout):
+    listed = subprocess.run(["git", "ls-files"], cwd=checkout, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    pattern = re.compile(r"/(work|farm|root|home|tmp)/\w")
+    bad = []
+    for name in listed.stdout.split():
+        path = checkout / name
+        if (
+            path.suffix in (".png", ".npz")
+            or not path.is_file()
+            or name == "tests/house/test_package.py"
+        ):
+            continue
+        if pattern.search(path.read_text(encoding="utf-8", errors="ignore")):
+            bad.append(name)
+    assert not bad
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_monojax_alone(checkout, tmp_path):
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", str(tmp_path)]
+    subprocess.run([*command, str(checkout)], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert {t for t in tops if not t.endswith(".dist-info")} == {"monojax"}
+    assert "monojax/py.typed" in names and "monojax/data/files/auto_mpg.csv" in names
+
+
+def test_version_is_one(checkout):
+    import monojax
+
+    assert project(checkout)["project"]["version"] == monojax.__version__
+    assert monojax.__version__ in (checkout / "CHANGELOG.md").read_text()
+    assert metadata.version("monojax") == monojax.__version__
+
+
+def test_config_files_run_alone(checkout):
+    """A config imports nothing heavy, so that a mistake in the command fails at once."""
+    namespace = runpy.run_path(str(checkout / "train" / "configs" / "main.py"))
+    assert namespace["get_config"]("quick").seeds == 2

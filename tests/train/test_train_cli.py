@@ -1,0 +1,181 @@
+"""`python -m train`: mistakes fail at once, runs resume, reports are whole."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import ml_collections
+import numpy as np
+import pytest
+
+from train.__main__ import CONFIGS, main
+from train.arguments import UsageError, parse
+from train.penalties import experiment as penalties
+from train.penalties import report
+
+
+@pytest.mark.parametrize(
+    "argv, match",
+    [
+        (["--config", "penaltys_synthetic"], "did you mean penalties_synthetic"),
+        (["--config", "train/configs/mian.py"], "did you mean main"),
+        (["--config", "nothing_like_it"], "there is: .*main.*sphere"),
+        (["--config", "main:fast"], "unknown mode 'fast'; main.py has 'full' and 'quick'"),
+        (["--config", "penalties_synthetic:d300"], "unknown mode 'd300'.*d100"),
+        (["--config.sed=3"], "config has no key 'sed'; did you mean seed"),
+        (["--config.penalty.gama=3"], "config.penalty has no key 'gama'; did you mean gamma"),
+        (["--config.seeds.x=3"], "config.seeds has no key 'x'"),
+        (["--config.seeds=many"], "takes a int .now 10., got 'many', a str"),
+        (["--config.problems=3"], "is a group; set one of auto_mpg, synthetic_100"),
+        (["--wrkdir", "x"], "unknown argument '--wrkdir'; did you mean --workdir"),
+        (["quick"], "unknown argument 'quick'"),
+    ],
+)
+def test_mistakes_are_named_at_once(argv, match, capsys):
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("train: ") and len(error.strip().splitlines()) == 1
+    with pytest.raises(UsageError, match=match):
+        parse(argv, CONFIGS)
+
+
+def test_overrides_keep_types():
+    argv = ["--config.penalty.gamma=10", "--config.kinds=('none',)", "--config.penalty.reduce=mean"]
+    config, workdir = parse([*argv, "--workdir", "w"], CONFIGS)
+    assert config.penalty.gamma == 10.0 and isinstance(config.penalty.gamma, float)
+    assert config.kinds == ("none",) and config.penalty.reduce == "mean" and str(workdir) == "w"
+    assert str(parse(["--config", "main:quick"], CONFIGS)[1]) == os.path.join("runs", "main-quick")
+
+
+@pytest.mark.parametrize(
+    "override, match",
+    [
+        ("kinds=('none','mixupp')", "unknown kind of penalty 'mixupp'; did you mean mixup"),
+        ("penalty.reduce=maxx", "config.penalty.reduce is 'maxx'; did you mean max"),
+        ("problems.auto_mpg.data=auto_mgp", "did you mean auto_mpg"),
+        ("problems.synthetic_100.shift=cod", "did you mean code"),
+        ("seeds=0", "config.seeds must be at least 1, got 0"),
+        ("penalty.gamma=-1.0", "config.penalty.gamma must be at least 0"),
+        ("experiment=penaltys", "unknown experiment 'penaltys'; did you mean penalties"),
+    ],
+)
+def test_mistyped_values_fail_before_anything_is_written(tmp_path, override, match, capsys):
+    argv = ["--config=main:quick", f"--config.{override}", f"--workdir={tmp_path / 'run'}"]
+    assert main(argv) == 1
+    assert match in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_a_file_without_get_config(tmp_path):
+    (tmp_path / "c.py").write_text("x = 1\n")
+    with pytest.raises(UsageError, match="no function get_config"):
+        parse(["--config", str(tmp_path / "c.py")], CONFIGS)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda p: p.stem)
+def test_every_config_loads_in_both_modes(path):
+    if path.stem == "__init__":
+        pytest.skip("no config")
+    default = re.search(r'def get_config\(mode="(\w+)"\)', path.read_text()).group(1)
+    for mode in ("", ":quick"):
+        config, _ = parse(["--config", f"{path}{mode}"], CONFIGS)
+        assert config.is_locked and config.experiment and config.mode == (mode[1:] or default)
+
+
+TINY = [
+    "--config=penalties_synthetic:quick",
+    "--config.seeds=1",
+    "--config.kinds=('train','mixup')",
+    "--config.penalty.points=8",
+]
+
+
+def tiny(tmp_path, *more):
+    return [*TINY, *more, f"--workdir={tmp_path / 'run'}"]
+
+
+def test_an_experiment_writes_and_resumes(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(penalties, "NUM_CHECK", 200)
+    assert main(tiny(tmp_path)) == 0
+    out = capsys.readouterr().out
+    run = tmp_path / "run"
+    text = (run / "synthetic_100.md").read_text()
+    assert "mixup" in text and text.split("\n\n")[1].strip() in out
+    numbers = json.loads((run / "synthetic_100.json").read_text())
+    assert set(numbers) == {"train", "mixup"}
+    assert np.isfinite([v for row in numbers.values() for v in row.values()]).all()
+    assert (run / "synthetic_100_dependence.png").read_bytes().startswith(b"\x89PNG")
+    before = {p.name: p.read_bytes() for p in run.glob("*.csv")}
+    assert set(before) == {"synthetic_100.csv", "table1.csv", "table2.csv"}
+    assert main(tiny(tmp_path)) == 0  # everything is read from the checkpoints
+    assert before == {p.name: p.read_bytes() for p in run.glob("*.csv")}
+    assert main(tiny(tmp_path, "--config.penalty.gamma=1.0")) == 1
+    assert "belongs to another config: penalty.gamma is 10000.0" in capsys.readouterr().err
+
+
+def test_ctrl_c_and_another_process(tmp_path, checkout):
+    """The real program, stopped by SIGTERM: exit status 143 and a checkpoint that is named."""
+    command = [sys.executable, "-m", "train", "--config=main:quick", "--config.kinds=('none',)"]
+    command += ["--config.problems.auto_mpg.epochs=200000", f"--workdir={tmp_path / 'run'}"]
+    process = subprocess.Popen(command, cwd=checkout, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run" / "auto_mpg" / "none" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+        pass
+    process.terminate()
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 143, error
+    assert "interrupted at step" in error and "checkpoints" in error
+    kept = [p.name for p in (metrics.parent / "checkpoints").iterdir()]
+    assert any(f"step {name}" in error for name in kept)
+
+
+def test_unknown_kind_and_set():
+    config, _ = parse(["--config", "main:quick"], CONFIGS)
+    config.kinds = ("mixupp",)
+    with pytest.raises(ValueError, match="unknown kind of penalty 'mixupp'"):
+        options = config.problems.auto_mpg
+        problem = penalties.load_problem("auto_mpg", options)
+        model = penalties._model(problem, options)
+        start = penalties.initial_states(problem, model, config, options)
+        penalties.train_seeds(problem, model, "mixupp", config, options, start)
+    with pytest.raises(ValueError, match="auto_mpgg"):
+        penalties.load_problem("x", ml_collections.ConfigDict({"data": "auto_mpgg"}))
+    with pytest.raises(ValueError, match="classification set"):
+        penalties.load_problem("x", ml_collections.ConfigDict({"data": "heart_cleveland"}))
+
+
+def test_all_kinds_give_finite_penalties():
+    """Every region the reference has, in one step each."""
+    import jax
+    import jax.numpy as jnp
+
+    from monojax.models import TwoBranch
+
+    config, _ = parse(["--config", "main:quick"], CONFIGS)
+    model, x = TwoBranch((0, 1), hidden=4), jnp.linspace(0, 1, 20).reshape(5, 4)
+    params = model.init(jax.random.key(0), x)
+    for kind in penalties.KINDS:
+        loss, (error, omega) = penalties.loss_and_penalty(
+            model,
+            np.array([1, -1, 0, 0]),
+            kind,
+            config.penalty,
+            params,
+            x,
+            x[:, 0],
+            jax.random.key(1),
+        )
+        assert float(loss) == pytest.approx(float(error + config.penalty.gamma * omega), rel=1e-5)
+        assert (float(omega) > 0) == (kind != "none")
+
+
+def test_paper_tables_carry_the_published_numbers(tmp_path, capsys):
+    config, _ = parse(["--config", "penalties_synthetic:d100"], CONFIGS)
+    values = {column: np.array([0.5, 0.7]) for column in report.COLUMNS}
+    results = {"synthetic_100": dict.fromkeys(config.kinds, values)}
+    report.paper_tables(results, config, tmp_path)
+    rows = (tmp_path / "table2.csv").read_text().splitlines()
+    assert rows[0] == "penalty on,rho random % 20/100,rho test % 20/100"
+    assert rows[1] == "no penalty,60.00 ± 13.86 (99.9),60.00 ± 13.86 (99.99)"
+    assert "0.6000 ± 0.1386 (0.114)" in (tmp_path / "table1.md").read_text()

@@ -1,0 +1,274 @@
+"""Classifiers that are a difference of two convex or two monotone networks, on MNIST.
+
+Zimmermann and Loho (CVPR 2026) train such networks as a proof of concept; widths, initialisation
+and accuracy are not published. Here: accuracy over seeds, the guarantees tried on the trained
+networks, and what the gradients of the two streams mark (`train.difference.maps`).
+"""
+
+import functools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from monojax.layers import DCNetwork
+from monojax.training import ArrayBatches, Table, create_state, fit, jit_step, write_atomically
+from train.checks import near
+from train.difference import maps as difference_maps
+from train.difference.data import CLASSES, TRAINING, Images, load
+from train.lipschitz_fits.measures import float64
+from train.reporting import provenance
+
+
+def check(config: Any) -> None:
+    """Finds mistakes in the values of a config before anything is trained or written.
+
+    Args:
+      config: the experiment's config.
+
+    Raises:
+      ValueError: naming the first one.
+    """
+    if config.data not in TRAINING:
+        raise ValueError(f"config.data is {config.data!r}; {near(config.data, list(TRAINING))}")
+    least = {key: config[key] for key in ("epochs", "batch_size", "pairs")}
+    least |= {"seeds": len(config.seeds), "networks": len(config.networks)}
+    least |= {f"maps.{key}": config.maps[key] for key in ("images", "examples")}
+    for key, number in least.items():
+        if number < 1:
+            raise ValueError(f"config.{key} must be at least 1, got {number}.")
+    for name, options in config.networks.items():
+        build(config, options)
+        if not (options.lr > 0 and options.decay >= 0):
+            raise ValueError(
+                f"config.networks.{name}: lr must be above 0 and decay at least 0, got "
+                f"{options.lr} and {options.decay}."
+            )
+    for name in config.maps.networks:
+        if name not in config.networks:
+            raise ValueError(f"config.maps.networks: {near(name, list(config.networks))}")
+
+
+def total_steps(config: Any) -> int:
+    """Optimiser steps of all networks and seeds, for the progress bar.
+
+    Args:
+      config: the experiment's config.
+
+    Returns:
+      The number.
+    """
+    return len(config.networks) * len(config.seeds) * steps(config, TRAINING[config.data])
+
+
+def steps(config: Any, rows: int) -> int:
+    """Steps of one training on so many images."""
+    return config.epochs * (rows // config.batch_size)
+
+
+def run(config: Any, workdir: Path, bar: Any) -> dict[str, list[dict[str, float]]]:
+    """Trains every network with every seed; writes the tables and the pictures.
+
+    Args:
+      config: see train/configs/difference.py.
+      workdir: the directory of the experiment.
+      bar: progress bar over :func:`total_steps`.
+
+    Returns:
+      Network to a list of figures, one dictionary per seed.
+    """
+    data = load(config)
+    results: dict[str, list[dict[str, float]]] = {}
+    shown: dict[str, tuple[DCNetwork, list[Any]]] = {}
+    for name, options in config.networks.items():
+        net, results[name] = build(config, options), []
+        trained = []
+        for seed in config.seeds:
+            place = Path(workdir) / name / str(seed)
+            params, numbers = train(net, config, options, data, seed, place, bar)
+            trained.append(params)
+            results[name].append(numbers)
+        if name in config.maps.networks:
+            shown[name] = net, trained
+    accuracy_table(config, results, workdir)
+    if shown:
+        difference_maps.report(config, shown, data, workdir)
+    return results
+
+
+def build(config: Any, options: Any) -> DCNetwork:
+    """The network of one row of the config.
+
+    Args:
+      config: widths, reparam.
+      options: kind, inverted, spread, concave, centred; reparam and activation, if not the
+        common ones.
+
+    Returns:
+      A linen module, rows of pixels to logits.
+    """
+    return DCNetwork(
+        (*config.widths, CLASSES),
+        kind=options.kind,
+        inverted=options.inverted,
+        reparam=options.get("reparam", config.reparam),
+        spread=options.spread,
+        concave=options.concave,
+        activation=options.get("activation", "relu"),
+        # MNIST's mean and variance over all pixels; without, the biases start at the wrong place.
+        input_mean=0.13 if options.centred else 0.0,
+        input_variance=0.095,
+    )
+
+
+def train(
+    net: DCNetwork, config: Any, options: Any, data: Images, seed: int, place: Path | None, bar: Any
+) -> tuple[Any, dict[str, float]]:
+    """Trains one network, or takes what ``place`` holds, and measures it.
+
+    Args:
+      net: from :func:`build`.
+      config: epochs, batch_size, pairs and what identifies the run.
+      options: lr, decay.
+      data: images.
+      seed: of the parameters and of the order of the batches.
+      place: the run's directory, where an unfinished run is resumed; None keeps nothing.
+      bar: progress bar.
+
+    Returns:
+      ``(variables, figures)``: accuracy, parameters, seconds, violations.
+    """
+    num_steps = steps(config, len(data.x_train))
+    kernels = lambda params: jax.tree_util.tree_map_with_path(
+        lambda path, _: "kernel" in path[-1].key, params
+    )
+    rate = optax.cosine_decay_schedule(options.lr, num_steps)
+    optimizer = optax.adamw(rate, weight_decay=options.decay, mask=kernels)
+    key_params, key_run = jax.random.split(jax.random.key(seed))
+    params = jax.jit(net.init)(key_params, data.x_train[:1])
+    state = create_state(key_run, params, optimizer)
+    shared = {key: config[key] for key in ("data", "widths", "epochs", "batch_size", "reparam")}
+    begin = time.monotonic()
+    done = fit(
+        state,
+        jit_step(functools.partial(_loss, net), optimizer),
+        num_steps=num_steps,
+        batches=ArrayBatches({"x": data.x_train, "y": data.y_train}, config.batch_size, seed=seed),
+        workdir=place,
+        config={**shared, "network": options.to_dict(), "seed": seed},
+        log_every=max(num_steps // 50, 1),
+        checkpoint_every=max(num_steps // 2, 1),
+        tensorboard=False,
+        bar=bar,
+        name=f"{options.title}/{seed}",
+    )
+    seconds = time.monotonic() - begin
+    file = None if place is None else place / "figures.json"
+    if file is not None and file.exists():
+        return done.state.params, json.loads(file.read_text())
+    found = measure(net, done.state.params, data, config.pairs)
+    # A resumed run knows the time of its last part only.
+    found["seconds"] = seconds if done.resumed_from == 0 else float("nan")
+    if file is not None:
+        write_atomically(file, json.dumps(found, indent=1) + "\n")
+    return done.state.params, found
+
+
+def _loss(net, params, model_state, batch, key, axis_name):
+    logits = net.apply(params, batch["x"])
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean()
+    return loss, (model_state, {})
+
+
+def measure(net: DCNetwork, params: Any, data: Images, pairs: int) -> dict[str, float]:
+    """Accuracy, size, and the number of pairs on which a guarantee fails.
+
+    The guarantee is tried in float64 on both streams: order of each output on ``pairs`` random
+    ordered pairs of the monotone kind, convexity at the midpoint of ``pairs`` random segments
+    of the convex kind.
+
+    Args:
+      net: the network.
+      params: its trained variables, float32.
+      data: the test part is used.
+      pairs: number of pairs.
+
+    Returns:
+      accuracy, parameters, violations.
+    """
+    logits = jax.jit(net.apply)(params, data.x_test)
+    return {
+        "accuracy": float((logits.argmax(-1) == data.y_test).mean()),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "violations": violations(net, params, data.x_test, pairs),
+    }
+
+
+def violations(net: DCNetwork, params: Any, images: np.ndarray, pairs: int, seed: int = 0) -> int:
+    """How many of so many random pairs break the order, or the convexity, of a stream's output.
+
+    Args:
+      net: the network.
+      params: its variables.
+      images: points to start from, `[n, d]`.
+      pairs: number of pairs.
+      seed: of the draw.
+
+    Returns:
+      The count; an outcome counts if it is wrong by more than 1e-9 of the largest output, which
+      is a million times the rounding of float64.
+    """
+    rng = np.random.default_rng(seed)
+    low = images[rng.integers(len(images), size=pairs)].astype(np.float64)
+    # A random share of the pixels goes up by a random part of what is left to 1.
+    up = rng.random((pairs, 1)) > rng.random(low.shape)
+    high = low + (1 - low) * rng.random(low.shape) * up
+    with float64():
+        wide = jax.tree.map(lambda leaf: jnp.asarray(np.float64(leaf)), params)
+        # Both streams at the same point, each as a function of its own input.
+        streams: Any = functools.partial(net.apply, wide, method="streams")
+        both = jax.jit(lambda x: jnp.stack(streams(x, x)))
+        at_low, at_high = np.asarray(both(low)), np.asarray(both(high))
+        if net.kind == "monotone":
+            gain = at_high - at_low
+        else:
+            gain = (at_low + at_high) / 2 - np.asarray(both((low + high) / 2))
+    wrong = gain < -1e-9 * np.abs(at_low).max()
+    return int(wrong.any(axis=(0, 2)).sum())
+
+
+def accuracy_table(config: Any, results: dict[str, list[dict[str, float]]], workdir: Path) -> None:
+    """Writes the table of accuracies, with the provenance below.
+
+    Args:
+      config: the experiment's config.
+      results: from :func:`run`.
+      workdir: where to.
+    """
+    header = [
+        "network",
+        "accuracy, mean",
+        "min",
+        "max",
+        "parameters",
+        "seconds per training",
+        f"violations in {config.pairs} pairs",
+    ]
+    runs = f"{config.epochs} epochs, {len(config.seeds)} seeds"
+    table = Table(header, f"Test part of {config.data}, {runs}")
+    for name, rows in results.items():
+        values = np.asarray([row["accuracy"] for row in rows])
+        table.add(
+            config.networks[name].title,
+            *(f"{v:.4f}" for v in (values.mean(), values.min(), values.max())),
+            int(rows[0]["parameters"]),
+            f"{np.mean([row['seconds'] for row in rows]):.0f}",
+            int(sum(row["violations"] for row in rows)),
+        )
+    table.write(workdir, "accuracy", provenance(config))
+    print("\n" + table.markdown(), flush=True)

@@ -1,0 +1,203 @@
+"""Tables and figures of the explanation study: means, bootstrap intervals, who wins where."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monojax import attribution
+from monojax.training import Table
+from train.explain.judge import CONTROLS, TITLES
+from train.reporting import provenance
+
+MEASURES = {
+    "pointing": ("Pointing ↑", 1, 3),
+    "localisation": ("Localisation ↑", 1, 3),
+    "selectivity": ("Selectivity ↓", -1, 3),
+    "flipping": ("Pixel flipping ↓", -1, 3),
+    "sensitivity": ("Max-sensitivity ↓", -1, 3),
+}
+"""Measure: heading, 1 if higher is better, digits."""
+OURS = ("split_grad", "split_cam", "split_lrp")
+DRAWS = 2000
+
+
+def bootstrap(values: Any, seed: int = 0) -> tuple[float, float, float]:
+    """Mean and its 95% percentile interval over images.
+
+    Args:
+      values: one number per image; NaNs (no mask) are left out.
+      seed: of the resampling.
+
+    Returns:
+      ``(mean, low, high)``; NaNs where nothing is left.
+    """
+    values = np.asarray(values, np.float64)
+    values = values[~np.isnan(values)]
+    if not values.size:
+        return (float("nan"),) * 3
+    draws = np.random.default_rng(seed).integers(0, values.size, (DRAWS, values.size))
+    low, high = np.quantile(values[draws].mean(1), [0.025, 0.975])
+    return float(values.mean()), float(low), float(high)
+
+
+def study(found: dict[str, Any], config: Any, workdir: Path) -> Table:
+    """The table of one network and data set: a row per method.
+
+    Args:
+      found: from `train.explain.experiment.judged`.
+      config: see train/configs/explain.py.
+      workdir: where to.
+
+    Returns:
+      The table that was written.
+    """
+    keys = [k for k in MEASURES if k in found["values"][config.methods[0]]]
+    right = int(np.sum(found["right"]))
+    table = Table(
+        ["Method", "Setting", "screened", *(MEASURES[k][0] for k in keys)],
+        f"{found['title']} on {found['data']}: {len(found['which'])} images "
+        f"(the explained class is the network's first choice on {right}); mean [95% interval]",
+    )
+    for method in config.methods:
+        row = []
+        for key in keys:
+            digits = MEASURES[key][2]
+            mean, low, high = bootstrap(found["values"][method][key])
+            row.append(f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
+        table.add(TITLES[method], found["settings"][method], found["screened"][method], *row)
+    name = f"{found['data']}_{found['study'].network}"
+    _write(table, config, workdir, name, winners(found, keys))
+    return table
+
+
+def winners(found: dict[str, Any], keys: list[str]) -> str:
+    """For each measure: the best split method against the best baseline, image by image.
+
+    Args:
+      found: from `train.explain.experiment.judged`.
+      keys: measures.
+
+    Returns:
+      One line per measure, in plain words.
+    """
+    lines = []
+    values = found["values"]
+    others = [m for m in values if m not in (*OURS, *CONTROLS)]
+    mine = [m for m in values if m in OURS]
+    if not mine or not others:
+        return ""
+    for key in keys:
+        heading, sign, digits = MEASURES[key]
+        mean = {m: sign * np.nanmean(values[m][key]) for m in (*mine, *others)}
+        ours, theirs = max(mine, key=mean.get), max(others, key=mean.get)  # type: ignore[arg-type]
+        gap = sign * (np.asarray(values[ours][key]) - np.asarray(values[theirs][key]))
+        middle, low, high = bootstrap(gap)
+        verdict = (
+            "the split wins" if low > 0 else "the split loses" if high < 0 else "no difference"
+        )
+        lines.append(
+            f"- {heading[:-2]}: {TITLES[ours]} against {TITLES[theirs]}, better by "
+            f"{middle:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]: {verdict}."
+        )
+    lines.append(
+        "\nBoth sides of a comparison were picked as the best of their kind on these same images, "
+        "so the intervals are too narrow, and there is one comparison per measure."
+    )
+    return "\n".join(lines)
+
+
+def overview(results: list[dict[str, Any]], config: Any, workdir: Path) -> None:
+    """Mean rank of each method over the measures, per study.
+
+    Args:
+      results: from `train.explain.experiment.judged`, one per study.
+      config: see train/configs/explain.py.
+      workdir: where to.
+    """
+    table = Table(
+        ["Method", *(f"{r['title']}, {r['data']}" for r in results)],
+        "Mean rank over the measures (1 is best; controls are not ranked)",
+    )
+    methods = [m for m in config.methods if m not in CONTROLS]
+    columns = []
+    for found in results:
+        keys = [k for k in MEASURES if k in found["values"][methods[0]]]
+        means = np.array(
+            [[MEASURES[k][1] * np.nanmean(found["values"][m][k]) for m in methods] for k in keys]
+        )
+        columns.append((means[:, None, :] > means[:, :, None]).sum(2).mean(0) + 1)
+    for i, method in enumerate(methods):
+        table.add(TITLES[method], *(f"{column[i]:.1f}" for column in columns))
+    _write(table, config, workdir, "mean_ranks", "")
+
+
+def sweep(curves: dict[str, Any], config: Any, title: str, images: int, workdir: Path) -> None:
+    """The figure and table of measures against alpha.
+
+    Args:
+      curves: ``"method at layer"`` to one dict of measures per alpha.
+      config: see train/configs/explain.py.
+      title: of the network.
+      images: their number.
+      workdir: where to.
+    """
+    from matplotlib import pyplot
+
+    keys = ("pointing", "localisation", "sensitivity", "flipping")
+    table = Table(
+        ["Method", "alpha", *(MEASURES[k][0] for k in keys)],
+        f"Against alpha: {title}, {images} images of COCO128, "
+        f"{config.sweep.samples} sensitivity samples",
+    )
+    figure, axes = pyplot.subplots(1, len(keys), figsize=(13, 3))
+    for name, rows in curves.items():
+        method, _, place = name.partition(" at ")
+        label = f"{TITLES[method]}, {place}"
+        for axis, key in zip(axes, keys, strict=True):
+            mean, low, high = np.array([bootstrap(row[key]) for row in rows]).T
+            axis.plot(config.sweep.alphas, mean, "o-", label=label)
+            axis.fill_between(config.sweep.alphas, low, high, alpha=0.2)
+        for alpha, row in zip(config.sweep.alphas, rows, strict=True):
+            cells = [f"{np.nanmean(row[k]):.{MEASURES[k][2]}f}" for k in keys]
+            table.add(label, f"{alpha:g}", *cells)
+    for axis, key in zip(axes, keys, strict=True):
+        axis.set(title=MEASURES[key][0], xlabel="alpha")
+    axes[0].legend(fontsize=7)
+    figure.suptitle(f"{title}: 0 is the raw stream gradient, 0.5 half the gradient", fontsize=9)
+    figure.tight_layout()
+    figure.savefig(Path(workdir) / "alpha_sweep.png", dpi=120)
+    pyplot.close(figure)
+    _write(table, config, workdir, "alpha_sweep", "")
+
+
+def grid(
+    pixels: np.ndarray, rows: list[list[np.ndarray]], methods: list[str], found: dict[str, Any],
+    workdir: Path,
+) -> None:  # fmt: skip
+    """The grid of maps over their images.
+
+    Args:
+      pixels: images `[n, h, w, 3]`.
+      rows: maps per image.
+      methods: of the columns.
+      found: from `train.explain.experiment.judged`.
+      workdir: where to.
+    """
+    from matplotlib import pyplot
+
+    titles = [f"{TITLES[m]}\n{found['settings'][m]}" for m in methods]
+    figure = attribution.grid(list(pixels), rows, titles)
+    name = f"maps_{found['data']}_{found['study'].network}.png"
+    figure.savefig(Path(workdir) / name, dpi=90)
+    pyplot.close(figure)
+
+
+def _write(table: Table, config: Any, workdir: Path, name: str, note: str) -> None:
+    from train.explain.experiment import describe
+
+    if config.mode == "quick":
+        table.title += " (QUICK FORM: a smoke run, its numbers mean nothing)"
+    foot = "\n\n".join(part for part in (note, describe(config), provenance(config)) if part)
+    table.write(workdir, name, foot)
+    print("\n" + table.markdown() + ("\n" + note + "\n" if note else ""), flush=True)

@@ -1,0 +1,373 @@
+"""Training of an encoder with a contrastive head: warm-up of the head, then both, then the best.
+
+The recipe of MonoCon (Gokhale), section 4 and the published code: AdamW with decay on all
+parameters, one clip over all trained gradients, cosine over epochs and constant within each; in the
+warm-up the encoder's parameters are fixed and its batch statistics move; the main phase starts with
+fresh moments.
+"""
+
+import dataclasses
+import operator
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from monojax.compact.contrastive import supcon_loss
+from monojax.layers import MonotoneHead
+from monojax.training import (
+    ArrayBatches,
+    Checkpoints,
+    TrainState,
+    create_state,
+    fit,
+    jit_step,
+    pmap_step,
+    read_metrics,
+    replicate,
+    shard_batch,
+    unreplicate,
+)
+from monojax.training.loop import Metrics
+from train.monocon.data import Problem
+
+KINDS = {"baseline": None, "standard": (False, 1), "monocon": (True, 1), "monocon2": (True, 2)}
+"""Head: monotone, and its hidden layers; the baseline embeds with the encoder itself."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A problem's encoder with one kind of head."""
+
+    problem: Problem
+    head: nn.Module | None
+
+    def init(self, key: jax.Array) -> tuple[Any, Any]:
+        """Fresh parameters ``{"encoder", "head"}`` and the encoder's other collections."""
+        key_encoder, key_head, key_new = jax.random.split(key, 3)
+        example = jax.tree.map(lambda leaf: leaf[:1], self.problem.watch)
+        inputs = self.problem.eval_inputs(jax.tree.map(jnp.asarray, example))
+        variables = dict(self.problem.encoder.init(key_encoder, inputs))
+        if self.problem.pretrained is not None:
+            # Copies: a step takes the memory of its state, and the next model starts here, too.
+            variables = jax.tree.map(jnp.array, self.problem.pretrained(key_new, variables))
+        params = {"encoder": variables.pop("params", {})}
+        if self.head is not None:
+            width = jnp.zeros((1, self.problem.dim))
+            params["head"] = self.head.init(key_head, width)["params"]
+        return params, variables
+
+    def encode(self, params: Any, state: Any, inputs: Any) -> tuple[jax.Array, jax.Array]:
+        """Features x and the head's output y, `[b, d]` each, in inference mode."""
+        x: Any = self.problem.encoder.apply({"params": params["encoder"], **state}, inputs)
+        return x, self.project(params, x)
+
+    def project(self, params: Any, x: jax.Array) -> jax.Array:
+        """The head's output for features."""
+        if self.head is None:
+            return x
+        y: Any = self.head.apply({"params": params["head"]}, x)
+        return y
+
+    def loss_fn(self, temperature: float, frozen: bool) -> Callable[..., Any]:
+        """The contrastive loss, as `monojax.training.train_step` wants it.
+
+        Args:
+          temperature: tau.
+          frozen: True for the warm-up: no gradient for the encoder, statistics move all the same.
+
+        Returns:
+          A LossFn.
+        """
+
+        def loss(params, state, batch, key, axis_name):
+            inputs, labels = self.problem.views(batch, axis_name)
+            if axis_name is not None:
+                key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+            key_inputs, key_dropout = jax.random.split(key)
+            encoder = params["encoder"]
+            encoder = jax.lax.stop_gradient(encoder) if frozen else encoder
+            x, moved = self.problem.encoder.apply(
+                {"params": encoder, **state},
+                self.problem.train_inputs(key_inputs, inputs),
+                train=True,
+                mutable=list(state),
+                rngs={"dropout": key_dropout},
+            )
+            z = self.project(params, x)
+            return supcon_loss(z, labels, temperature, axis_name=axis_name), (moved, {})
+
+        return loss
+
+
+def build(problem: Problem, kind: str) -> Model:
+    """A model.
+
+    Args:
+      problem: data and encoder.
+      kind: a key of `KINDS`.
+
+    Returns:
+      Model.
+    """
+    options = KINDS[kind]
+    if options is None:
+        return Model(problem, None)
+    monotone, layers = options
+    return Model(problem, MonotoneHead(problem.dim, monotone=monotone, num_layers=layers))
+
+
+def cosine(peak: float, epochs: int, steps: int) -> optax.Schedule:
+    """The rate of every step: cosine over epochs without a floor, constant within an epoch.
+
+    Args:
+      peak: rate of epoch 0.
+      epochs: T; epoch T would have rate 0 and does not happen.
+      steps: per epoch.
+
+    Returns:
+      Step to rate.
+    """
+    return lambda count: peak * (1 + jnp.cos(jnp.pi * (count // steps) / epochs)) / 2
+
+
+def optimizers(recipe: Any, steps: int) -> tuple[Any, Any]:
+    """Of the warm-up (head alone) and of the main phase (two rates, one clip).
+
+    Args:
+      recipe: ``config.recipe``.
+      steps: per epoch.
+
+    Returns:
+      Two optax transformations for ``{"encoder", "head"}``.
+    """
+    adamw = lambda peak, epochs: optax.adamw(
+        cosine(peak, epochs, steps), weight_decay=recipe.weight_decay
+    )
+    groups = lambda params: {name: name for name in params}
+    warm_up = optax.multi_transform(
+        {
+            "encoder": optax.set_to_zero(),
+            "head": optax.chain(
+                optax.clip_by_global_norm(recipe.clip),
+                adamw(recipe.warmup_lr, recipe.warmup_epochs),
+            ),
+        },
+        groups,
+    )
+    main = optax.chain(
+        optax.clip_by_global_norm(recipe.clip),
+        optax.multi_transform(
+            {
+                "encoder": adamw(recipe.lr_encoder, recipe.epochs),
+                "head": adamw(recipe.lr_head, recipe.epochs),
+            },
+            groups,
+        ),
+    )
+    return warm_up, main
+
+
+class Clocked:
+    """Batches that know how long the step has waited for them."""
+
+    def __init__(self, batches: ArrayBatches, collate: Callable[[Any], Any]):
+        """Wraps batches of the loop; ``collate`` is applied to each."""
+        self.collate = collate
+        self.batches, self.waited, self.started = batches, 0.0, time.perf_counter()
+        self.get_state, self.set_state = batches.get_state, batches.set_state
+
+    def __next__(self) -> Any:
+        """The next batch."""
+        start = time.perf_counter()
+        batch = self.collate(next(self.batches))
+        self.waited += time.perf_counter() - start
+        return batch
+
+
+class Epochs:
+    """A progress bar over epochs for a loop that counts steps."""
+
+    def __init__(self, bar: Any, steps: int):
+        """``steps`` make an epoch."""
+        self.bar, self.steps, self.done = bar, steps, 0
+        self.set_postfix_str = bar.set_postfix_str
+
+    def update(self, steps: int) -> None:
+        """Advances by so many steps."""
+        self.done += steps
+        if whole := self.done // self.steps:
+            self.bar.update(whole)
+            self.done -= whole * self.steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What one training left."""
+
+    params: Any
+    """Of the best validation."""
+    state: Any
+    best_epoch: int
+    epochs: int
+    waiting: float
+    """Share of the main phase's time in which the step waited for data, in this process."""
+    history: list[dict[str, Any]]
+    """What `evaluate` gave, before the main phase and at every validation."""
+
+
+def train(
+    model: Model,
+    recipe: Any,
+    seed: int,
+    directory: Path,
+    evaluate: Callable[[Any, Any, int], Metrics],
+    bar: Any = False,
+    parallel: bool = False,
+) -> Trained:
+    """Warm-up, main phase and the best checkpoint; resumes from its directory.
+
+    Args:
+      model: from :func:`build`.
+      recipe: ``config.recipe``: batch, temperature, rates, epochs, patience, ...
+      seed: of parameters, order and noise.
+      directory: for checkpoints and metrics of both phases.
+      evaluate: ``(params, state, epoch) -> metrics`` with "score", larger is better.
+      bar: progress bar over epochs, or False.
+      parallel: True splits batches over all local devices.
+
+    Returns:
+      Trained.
+    """
+    key_params, key_warm, key_main = jax.random.split(jax.random.key(seed), 3)
+
+    def source(salt: int) -> Clocked:
+        order = {"seed": seed + salt, "keep_last": recipe.keep_last}
+        batches = ArrayBatches(model.problem.train, recipe.batch, **order)
+        return Clocked(batches, model.problem.collate)
+
+    batches = source(0)
+    steps = batches.batches.batches_per_epoch
+    warm_up, main = optimizers(recipe, steps)
+    params, state = model.init(key_params)
+    if not jax.tree.leaves(params):  # frozen features without a head
+        found = jax.device_get(dict(evaluate(params, state, 0)))
+        return Trained(params, state, 0, 0, 0.0, [found])
+    options = {
+        "config": {"recipe": dict(recipe), "seed": seed, "head": repr(model.head)},
+        "log_every": steps,
+        "bar": bar and Epochs(bar, steps),
+        "tensorboard": False,
+    }
+    if model.head is not None and recipe.warmup_epochs:
+        first = create_state(key_warm, params, warm_up, state)
+        run = _fit(
+            first,
+            _advance(model.loss_fn(recipe.temperature, frozen=True), warm_up, parallel),
+            parallel,
+            num_steps=steps * recipe.warmup_epochs,
+            workdir=directory / "warmup",
+            batches=source(1_000_003),
+            name=f"{directory.name} warm-up",
+            **options,
+        )
+        params, state = run.params, run.model_state
+    before = jax.device_get(dict(evaluate(params, state, 0)))
+    start = create_state(key_main, params, main, state)
+
+    def measure(now: TrainState) -> Metrics:
+        now = unreplicate(now) if parallel else now
+        return evaluate(now.params, now.model_state, int(now.step) // steps)
+
+    batches.started = time.perf_counter()
+    end = _fit(
+        start,
+        _advance(model.loss_fn(recipe.temperature, frozen=False), main, parallel),
+        parallel,
+        num_steps=steps * recipe.epochs,
+        workdir=directory / "main",
+        batches=batches,
+        evaluate=measure,
+        best=("score", "max"),
+        patience=steps * recipe.patience,
+        eval_every=steps * recipe.validate_every,
+        checkpoint_every=steps * recipe.validate_every,
+        name=directory.name,
+        **options,
+    )
+    waiting = batches.waited / (time.perf_counter() - batches.started)
+    best = _best(directory / "main", end, parallel)
+    lines = [line for line in read_metrics(directory / "main") if "score" in line]
+    return Trained(
+        best.params,
+        best.model_state,
+        int(best.step) // steps,
+        int(end.step) // steps,
+        waiting,
+        [before, *lines],
+    )
+
+
+def _advance(loss_fn: Any, optimizer: Any, parallel: bool) -> Callable[..., Any]:
+    """The step for the loop: on one device, or on all of them with replicated states."""
+    if not parallel:
+        return jit_step(loss_fn, optimizer)
+    step = pmap_step(loss_fn, optimizer)
+
+    def advance(state, batch):
+        state, metrics = step(state, shard_batch(batch))
+        return state, unreplicate(metrics)
+
+    return advance
+
+
+def _fit(state: TrainState, advance: Any, parallel: bool, **options: Any) -> TrainState:
+    """The state after a phase, on one device again."""
+    run = fit(replicate(state) if parallel else state, advance, **options)
+    return unreplicate(run.state) if parallel else run.state
+
+
+def _best(workdir: Path, like: TrainState, parallel: bool) -> TrainState:
+    """The state of the best validation."""
+    kept = Checkpoints(workdir / "best", keep=None)
+    try:
+        found = kept.restore(replicate(like) if parallel else like)
+    finally:
+        kept.close()
+    if found is None:
+        raise ValueError(f"{workdir} holds no best checkpoint: every score was NaN.")
+    return unreplicate(found[1]) if parallel else found[1]
+
+
+def embedder(model: Model, batch: int = 1000) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """Inference in batches of one shape.
+
+    Args:
+      model: from :func:`build`.
+      batch: examples at a time; the last batch is filled up.
+
+    Returns:
+      ``(params, state, inputs) -> (x, y)``, float32 `[n, d]` each.
+    """
+
+    @jax.jit
+    def one(params, state, inputs):
+        return model.encode(params, state, model.problem.eval_inputs(inputs))
+
+    def many(params, state, inputs):
+        num = len(jax.tree.leaves(inputs)[0])
+        size, parts = min(batch, num), []
+        for start in range(0, num, size):
+            rows = np.arange(start, start + size) % num
+            taken = model.problem.collate(jax.tree.map(operator.itemgetter(rows), inputs))
+            parts.append(jax.device_get(one(params, state, taken)))
+        x, y = (np.concatenate(side)[:num] for side in zip(*parts, strict=True))
+        return x, y
+
+    return many
