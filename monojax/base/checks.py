@@ -1,6 +1,8 @@
 """Checks at public boundaries: what was found, what was expected, what to do."""
 
-from collections.abc import Callable
+import difflib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -152,3 +154,100 @@ def check_box(low: Any, high: Any, width: int | None = None) -> tuple[jax.Array,
                 "swap or widen them."
             )
     return low, high
+
+
+def one_of(value: Any, choices: Iterable[Any], name: str) -> Any:
+    """``value`` if it is one of the choices; the one text for a wrong choice.
+
+    Args:
+      value: what was given.
+      choices: what there is, in the order to show.
+      name: the option's name in the message.
+
+    Returns:
+      ``value``.
+
+    Raises:
+      ValueError: naming the choices and those near to what was given.
+    """
+    choices = list(choices)
+    if isinstance(value, (str, int, float, bool, type(None), tuple)) and value in choices:
+        return value
+    names = [c for c in choices if isinstance(c, str)]
+    near = difflib.get_close_matches(str(value).lower(), names, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+    listed = ", ".join(map(repr, choices)) or "nothing"
+    raise ValueError(f"{name} must be one of {listed}, got {value!r}{hint}")
+
+
+def choose(name: str, value: Any, table: Mapping[str, Any]) -> Any:
+    """``table[value]``, checked by :func:`one_of`.
+
+    Args:
+      name: the option's name in the message.
+      value: the key asked for.
+      table: the choices.
+
+    Returns:
+      The entry.
+
+    Raises:
+      ValueError: on a key that is not there.
+    """
+    return table[one_of(value, table, name)]
+
+
+def check_widths(features: Any, name: str = "features") -> tuple[int, ...]:
+    """``features`` as a non-empty tuple of positive integers.
+
+    Args:
+      features: widths of the layers.
+      name: the argument's name in messages.
+
+    Returns:
+      The widths.
+
+    Raises:
+      ValueError: if it is empty, not a sequence, or a width is not a positive integer.
+    """
+    if isinstance(features, str) or not isinstance(features, Sequence) or not len(features):
+        raise ValueError(
+            f"{name} must be a non-empty sequence of widths such as (64, 64, 1), got {features!r}."
+        )
+    for width in features:
+        check_width(width, name)
+    return tuple(int(width) for width in features)
+
+
+def check_width(width: Any, name: str = "features") -> int:
+    """``width`` as a positive integer.
+
+    Args:
+      width: a number of units.
+      name: the argument's name in messages.
+
+    Returns:
+      The width.
+
+    Raises:
+      ValueError: if it is not an integer >= 1.
+    """
+    if isinstance(width, bool) or not hasattr(width, "__index__") or width < 1:
+        raise ValueError(f"{name} must be made of integers >= 1, got {width!r}.")
+    return int(width)
+
+
+def check_positive(value: Any, name: str) -> None:
+    """Raises ValueError if the concrete scalar ``value`` is not finite and > 0.
+
+    Args:
+      value: a number or scalar array; a traced one passes.
+      name: the argument's name in messages.
+
+    Raises:
+      ValueError: on a value that is not a finite number above 0, or on another shape.
+    """
+    if np.shape(value) != ():
+        raise ValueError(f"{name} must be one number, got shape {np.shape(value)}.")
+    if is_concrete(value) and not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be finite and > 0, got {value}.")

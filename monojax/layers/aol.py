@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from monojax.layers.lipschitz_common import check_width, prepare, weight
+from monojax.base.checks import check_width
+from monojax.layers.lipschitz_common import prepare, weight
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 

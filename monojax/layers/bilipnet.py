@@ -8,17 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from monojax.base.checks import is_concrete
+from monojax.base.checks import check_positive, check_width, check_widths, choose, is_concrete
 from monojax.layers.cayley import CayleyDense, scaled_cayley
-from monojax.layers.lipschitz_common import (
-    SLOPE_RESTRICTED,
-    check_positive,
-    check_width,
-    check_widths,
-    choose,
-    prepare,
-    weight,
-)
+from monojax.layers.lipschitz_common import SLOPE_RESTRICTED, prepare, weight
 from monojax.layers.roots import Root, solve_monotone
 
 GLOROT = nn.initializers.glorot_normal()

@@ -7,13 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from monojax.layers.lipschitz_common import (
-    check_width,
-    frobenius_init,
-    prepare,
-    rescaled,
-    weight,
-)
+from monojax.base.checks import check_width
+from monojax.layers.lipschitz_common import frobenius_init, prepare, rescaled, weight
 
 
 def cayley(matrix: jax.Array) -> jax.Array:

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from monojax.base.checks import check_widths
 from monojax.conjugate.activations import as_activation
 from monojax.conjugate.icnn import ICNN as ICNNMaths
 from monojax.layers.convex import convex_init
-from monojax.layers.lipschitz_common import check_widths, prepare, weight
+from monojax.layers.lipschitz_common import prepare, weight
 from monojax.layers.monotone import RELU_VARIANCE, MonotoneMLP
 from monojax.layers.nonnegative import spread_columns
 

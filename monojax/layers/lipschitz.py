@@ -7,17 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from monojax.base.checks import check_positive, check_widths, choose
 from monojax.layers.aol import AOLConv, AOLDense
 from monojax.layers.bilipnet import BiLipNet, MonLipDense
 from monojax.layers.cayley import CayleyConv, CayleyDense
-from monojax.layers.lipschitz_common import (
-    ONE_LIPSCHITZ,
-    check_positive,
-    check_widths,
-    choose,
-    group_sort,
-    prepare,
-)
+from monojax.layers.lipschitz_common import ONE_LIPSCHITZ, group_sort, prepare
 from monojax.layers.lmn import LMN, NormDense
 from monojax.layers.sandwich import SandwichConv, SandwichDense
 from monojax.layers.sll import SLLConv, SLLDense

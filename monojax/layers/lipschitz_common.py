@@ -1,16 +1,11 @@
 """What the Lipschitz layers share: activations with known slopes, parameters, dtypes."""
 
-import difflib
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
-
-from monojax.base.checks import is_concrete
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -66,83 +61,6 @@ def _sort_pairs(x: jax.Array) -> jax.Array:
 
 ONE_LIPSCHITZ: dict[str, Activation] = {**SLOPE_RESTRICTED, "groupsort": _sort_pairs}
 """1-Lipschitz in l2: enough between layers that are 1-Lipschitz themselves."""
-
-
-def choose(kind: str, name: str, table: dict[str, Any]) -> Any:
-    """``table[name]``, or a ValueError that lists the names and the nearest one.
-
-    Args:
-      kind: what is chosen, for the message.
-      name: the key asked for.
-      table: the choices.
-
-    Returns:
-      The entry.
-
-    Raises:
-      ValueError: on a name that is not there.
-    """
-    if isinstance(name, str) and name in table:
-        return table[name]
-    near = difflib.get_close_matches(str(name).lower(), table, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    raise ValueError(f"unknown {kind} {name!r}: choose one of {sorted(table)}{hint}")
-
-
-def check_widths(features: Any, name: str = "features") -> tuple[int, ...]:
-    """``features`` as a non-empty tuple of positive integers.
-
-    Args:
-      features: widths of the layers.
-      name: the argument's name in messages.
-
-    Returns:
-      The widths.
-
-    Raises:
-      ValueError: if it is empty, not a sequence, or a width is not a positive integer.
-    """
-    if isinstance(features, str) or not isinstance(features, Sequence) or not len(features):
-        raise ValueError(
-            f"{name} must be a non-empty sequence of widths such as (64, 64, 1), got {features!r}."
-        )
-    for width in features:
-        check_width(width, name)
-    return tuple(int(width) for width in features)
-
-
-def check_width(width: Any, name: str = "features") -> int:
-    """``width`` as a positive integer.
-
-    Args:
-      width: a number of units.
-      name: the argument's name in messages.
-
-    Returns:
-      The width.
-
-    Raises:
-      ValueError: if it is not an integer >= 1.
-    """
-    if isinstance(width, bool) or not hasattr(width, "__index__") or width < 1:
-        raise ValueError(f"{name} must be made of integers >= 1, got {width!r}.")
-    return int(width)
-
-
-def check_positive(value: Any, name: str) -> None:
-    """Raises ValueError if the concrete scalar ``value`` is not finite and > 0.
-
-    Args:
-      value: a number or scalar array; a traced one passes.
-      name: the argument's name in messages.
-
-    Raises:
-      ValueError: on a value that is not a finite number above 0, or on another shape.
-    """
-    if np.shape(value) != ():
-        raise ValueError(f"{name} must be one number, got shape {np.shape(value)}.")
-    if is_concrete(value) and not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be finite and > 0, got {value}.")
 
 
 def prepare(x: jax.Array, rank: int, dtype: Any, param_dtype: Any) -> tuple[jax.Array, Any]:

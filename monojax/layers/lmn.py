@@ -8,16 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from monojax.base.checks import check_positive, check_width, check_widths, choose
 from monojax.base.directions import check_directions
-from monojax.layers.lipschitz_common import (
-    check_positive,
-    check_width,
-    check_widths,
-    choose,
-    group_sort,
-    prepare,
-    weight,
-)
+from monojax.layers.lipschitz_common import group_sort, prepare, weight
 
 
 def _two_norm(kernel: jax.Array) -> jax.Array:

@@ -13,16 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from monojax.base.checks import is_concrete
+from monojax.base.checks import check_positive, check_width, check_widths, choose, is_concrete
 from monojax.base.directions import check_directions
-from monojax.layers.lipschitz_common import (
-    check_positive,
-    check_width,
-    check_widths,
-    choose,
-    prepare,
-    weight,
-)
+from monojax.layers.lipschitz_common import prepare, weight
 from monojax.layers.nonnegative import NonNegativeDense, fan_in_uniform, nonnegative_init
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from monojax.layers.lipschitz_common import check_positive, check_width, choose, prepare, weight
+from monojax.base.checks import check_positive, check_width, choose
+from monojax.layers.lipschitz_common import prepare, weight
 
 Initializer = Callable[..., jax.Array]
 

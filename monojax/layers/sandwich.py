@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from monojax.base.checks import check_width, choose
 from monojax.layers.cayley import apply_frequency, cayley, frequency_kernel, scaled_cayley
 from monojax.layers.lipschitz_common import (
     SLOPE_RESTRICTED,
-    check_width,
-    choose,
     frobenius_init,
     prepare,
     rescaled,

@@ -7,14 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from monojax.base.checks import check_width, choose
 from monojax.layers.aol import DIMENSIONS, gram_sums, pad_image
-from monojax.layers.lipschitz_common import (
-    SLOPE_RESTRICTED,
-    check_width,
-    choose,
-    prepare,
-    weight,
-)
+from monojax.layers.lipschitz_common import SLOPE_RESTRICTED, prepare, weight
 
 
 def sll_scale(kernel: jax.Array, q: jax.Array) -> jax.Array:

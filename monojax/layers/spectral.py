@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from monojax.layers.lipschitz_common import check_width, choose, prepare, weight
+from monojax.base.checks import check_width, choose
+from monojax.layers.lipschitz_common import prepare, weight
 
 GRAM_STEPS = 8  # p = 512: at most 0.9% above the norm for rank 100
 

@@ -126,7 +126,7 @@ def test_rejects_units_depth_form_and_missing_inverse():
         jax.eval_shape(BiLipNet((4,), 0.1, 1.0, depth=0).init, KEY, X)
     layer = MonLipDense((4,), 0.0, 1.0)
     variables = drawn(layer, X)
-    with pytest.raises(ValueError, match=r"unknown form 'compcat'.*did you mean 'compact'"):
+    with pytest.raises(ValueError, match=r"one of .*got 'compcat'.*did you mean 'compact'"):
         layer.apply(variables, X, form="compcat")
     with pytest.raises(ValueError, match="no inverse is guaranteed"):
         layer.apply(variables, X, method="inverse")

@@ -219,7 +219,7 @@ def test_bad_arguments_are_named():
         (MonotoneMLP((4, 1), (1, 2, 0)), r"entry 1 is 2"),
         (MonotoneMLP((4, 1), concave=1.5), "share between 0 and 1, got 1.5"),
         (MonotoneMLP((4, 1), activation="rleu"), "did you mean 'relu'"),
-        (MonotoneMLP((4, 1), reparam="cube"), "unknown reparam 'cube'"),
+        (MonotoneMLP((4, 1), reparam="cube"), "reparam must be one of .*got 'cube'"),
         (MonotoneMLP((4, 1), input_variance=0.0), "input_variance must be finite and > 0"),
         (MonotoneHead(0), "dim must be made of integers >= 1, got 0"),
         (MonotoneHead(3, hidden=0), "hidden must be made of integers"),

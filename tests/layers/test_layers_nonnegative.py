@@ -111,7 +111,7 @@ def test_transformations_agree():
 
 def test_bad_arguments_are_named():
     x = jnp.ones((2, 3))
-    with pytest.raises(ValueError, match=r"unknown reparam 'sqare'.*did you mean 'square'"):
+    with pytest.raises(ValueError, match=r"one of .*got 'sqare'.*did you mean 'square'"):
         NonNegativeDense(4, "sqare").init(KEY, x)
     with pytest.raises(ValueError, match="integers >= 1, got 0"):
         NonNegativeDense(0).init(KEY, x)

@@ -1,8 +1,8 @@
 """Lipschitz networks fitted to functions of one variable: tightness, freedom, and steering.
 
 The experiments of Kinoshita and Toyoizumi (NeurIPS 2024, arXiv 2404.09821), appendix: constants at
-initialisation (`train.lipschitz_fits.initial`), the jump, straight lines under too large a constant,
-the constant as the thing to find, and one that grows during training.
+initialisation (`train.lipschitz_fits.initial`), the jump, straight lines under too large a
+constant, the constant as the thing to find, and one that grows during training.
 """
 
 import functools

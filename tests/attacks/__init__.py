@@ -1,0 +1,1 @@
+"""Attacks on what the library promises; tests/attack.py runs them."""
