@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
-import numpy as np
-from attacks.promise import Promise
+import numpy as np  # noqa: E402
+from attacks.promise import Promise  # noqa: E402
 
 ROOMS = sorted(
     path.stem
