@@ -1,8 +1,9 @@
 """Monotone and bi-Lipschitz networks in JAX: soft, hard, dual and hidden ways to monotonicity."""
 
-__version__ = "0.1.0"
+from importlib import metadata
 
 from monojax import attribution, conjugate, groups, layers, metrics, penalties, splitting
+from monojax.base import registry
 from monojax.base.directions import check_directions
 from monojax.bilipschitz.conv import ConvBLNN
 from monojax.bilipschitz.dense import BLNN, PartialBLNN
@@ -50,3 +51,7 @@ __all__ = [
     "uniform_points",
     "value_and_penalty",
 ]
+
+__version__ = metadata.version("monojax")
+registry.publish(__name__)
+registry.publish_later("monojax.models")

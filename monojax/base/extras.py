@@ -1,15 +1,16 @@
-"""Imports of optional dependencies, with an error that names the extra to install."""
+"""Imports of packages that cost time or are optional; the error says how to install them."""
 
 import importlib
 from types import ModuleType
 
 
-def require(module: str, extra: str) -> ModuleType:
-    """Imports ``module``, or says which extra of monojax brings it.
+def require(module: str, extra: str | None = None) -> ModuleType:
+    """Imports ``module``, or says how to get it.
 
     Args:
       module: dotted module name.
-      extra: the extra in pyproject.toml that installs it.
+      extra: the extra in pyproject.toml that installs it; None for what monojax itself depends
+        on or no extra brings.
 
     Returns:
       The module.
@@ -20,7 +21,12 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(
-            f"this needs the package '{module}' ({error}); install it with "
-            f"pip install 'monojax[{extra}]' (in a clone: pip install -e '.[{extra}]')."
-        ) from error
+        name = _PACKAGES.get(module.split(".")[0], module.split(".")[0])
+        how = f"pip install {name}"
+        if extra is not None:
+            how = f"pip install 'monojax[{extra}]' (in a clone: pip install -e '.[{extra}]')"
+        raise ImportError(f"this needs the package '{module}' ({error}); {how}.") from error
+
+
+_PACKAGES = {"orbax": "orbax-checkpoint", "PIL": "pillow"}
+"""Packages whose name is not that of the module."""

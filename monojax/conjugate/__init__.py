@@ -1,6 +1,14 @@
 """Convex conjugates by an optax inner loop, differentiated implicitly."""
 
-from monojax.conjugate.activations import Activation, as_activation, softplus
+from monojax.base import registry
+from monojax.conjugate.activations import (
+    Activation,
+    SoftplusSlopes,
+    SoftplusValue,
+    as_activation,
+    softplus,
+    squared_relu,
+)
 from monojax.conjugate.fenchel_young import fenchel_young_loss
 from monojax.conjugate.legendre import Conjugate, Report, conjugate, report
 from monojax.conjugate.newton import newton
@@ -20,3 +28,5 @@ __all__ = [
     "report",
     "softplus",
 ]
+
+registry.publish(__name__, Activation, Solver, SoftplusSlopes, SoftplusValue, squared_relu)

@@ -156,7 +156,7 @@ def coco128(data_dir: PathLike | None = None, size: int = 224) -> MaskedPhotos:
     """
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}.")
-    image_module = require("PIL.Image", "train")
+    image_module = require("PIL.Image", "data")
     lines = external_bytes(*_FILES["objects"], data_dir).decode().splitlines()
     objects = [json.loads(line)["objects"] for line in lines]
     with _load("coco", data_dir) as file:
@@ -190,7 +190,7 @@ def _load(name: str, data_dir: PathLike | None) -> np.lib.npyio.NpzFile:
 
 def _pictures(content: np.ndarray, offsets: np.ndarray) -> list:
     """Decoded images of a flat array of JPEG bytes."""
-    image_module = require("PIL.Image", "train")
+    image_module = require("PIL.Image", "data")
     parts = [content[a:b].tobytes() for a, b in itertools.pairwise(offsets)]
     return [image_module.open(io.BytesIO(part)).convert("RGB") for part in parts]
 
@@ -215,7 +215,7 @@ def imagenet_s(directory: PathLike, part: str = "validation", size: int = 224) -
     Raises:
       FileNotFoundError: if a folder or file is missing; says what is expected where.
     """
-    image_module = require("PIL.Image", "train")
+    image_module = require("PIL.Image", "data")
     root = Path(directory)
     listing = root / "categories.txt"
     if not (root / part).is_dir() or not listing.is_file():
@@ -248,7 +248,7 @@ def imagenet_s(directory: PathLike, part: str = "validation", size: int = 224) -
 
 def _centre(picture: Any, size: int, method: str) -> Any:
     """Shorter side to size * 256 / 224, then the middle square."""
-    image_module = require("PIL.Image", "train")
+    image_module = require("PIL.Image", "data")
     short = round(size * 256 / 224)
     scale = short / min(picture.size)
     shape = [max(short, round(n * scale)) for n in picture.size]

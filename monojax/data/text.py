@@ -171,7 +171,7 @@ def _tfds_rows(name: str, split: str, data_dir: Any) -> list[dict[str, Any]]:
     tfds = require("tensorflow_datasets", "data")
     where = {"data_dir": str(data_dir)} if data_dir is not None else {}
     try:
-        require("tensorflow", "data")
+        require("tensorflow")
     except ImportError:
         return list(tfds.data_source(name, split=_TFDS_SPLITS[split], **where))
     return list(tfds.as_numpy(tfds.load(name, split=_TFDS_SPLITS[split], **where)))

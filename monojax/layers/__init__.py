@@ -1,5 +1,6 @@
 """Linen layers whose form guarantees a property."""
 
+from monojax.base import registry
 from monojax.layers.chain import Chain, Rotation
 from monojax.layers.convex import ICNN, PairwiseICNN, PartialICNN, project_convex
 from monojax.layers.convex_conv import ConvICNN
@@ -56,3 +57,5 @@ __all__ = [
     "nonnegative_init",
     "project_convex",
 ]
+
+registry.publish(__name__)

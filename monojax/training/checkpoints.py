@@ -34,7 +34,7 @@ class Checkpoints:
     def __init__(self, directory: str | os.PathLike, keep: int | None = 2):
         """See the class."""
         # Imported here, not with monojax: orbax costs half a second.
-        self._ocp = require("orbax.checkpoint", "train")
+        self._ocp = require("orbax.checkpoint")
         self.directory = Path(directory).absolute()
         self.directory.mkdir(parents=True, exist_ok=True)
         # This process alone, also where there are several: orbax would wait for the others.
