@@ -1,4 +1,4 @@
-"""The one place that knows how jax versions differ inside (0.7.0 to 0.10 are tested)."""
+"""The one place that knows how jax versions differ inside (0.7.0 to 0.12 are tested)."""
 
 import importlib
 from collections.abc import Sequence

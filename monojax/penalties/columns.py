@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Literal
 
-# Calls whose body is looked into; others get the plain sum.
-_CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "remat": "jaxpr"}
+from monojax.base import compat
+from monojax.base.jaxprs import Call, evaluate, structure_of
 
 
 class _Perturbed(NamedTuple):
@@ -49,47 +48,26 @@ def perturbed(
     closed = jax.make_jaxpr(fn)(shape)
 
     def call(x, e):
-        (out,) = _run(closed, [_Perturbed(x, e, columns)])
+        (out,) = evaluate(closed, [_Perturbed(x, e, columns)], _apply)
         return _plain(out)
 
     return call
 
 
-def _run(closed: ClosedJaxpr, args: list[Any]) -> list[Any]:
-    """Evaluates a jaxpr in which some values are `_Perturbed`."""
-    jaxpr = closed.jaxpr
-    values: dict[Any, Any] = {}
-    values.update(zip(jaxpr.constvars, closed.consts, strict=True))
-    values.update(zip(jaxpr.invars, args, strict=True))
-
-    def read(atom):
-        return atom.val if isinstance(atom, Literal) else values[atom]
-
-    for eqn in jaxpr.eqns:
-        outs = _apply(eqn, [read(atom) for atom in eqn.invars])
-        values.update(zip(eqn.outvars, outs, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
-
-
-def _apply(eqn: Any, args: list[Any]) -> list[Any]:
+def _apply(eqn: Any, args: list[Any]) -> Any:
     """One equation; keeps the perturbation apart where that saves work."""
     name = eqn.primitive.name
     if any(isinstance(arg, _Perturbed) for arg in args):
         if name == "dot_general" and (out := _dot(eqn, args)) is not None:
-            return [out]
+            return out
         if name == "convert_element_type":
             (arg,) = args
             dtype = eqn.params["new_dtype"]
-            return [_Perturbed(arg.x.astype(dtype), arg.e.astype(dtype), arg.columns)]
-        body = eqn.params.get(_CALLS.get(name, ""))
-        if isinstance(body, ClosedJaxpr):
-            return _run(body, args)
-        args = [_plain(arg) for arg in args]
-    bound = eqn.primitive.get_bind_params(eqn.params)
-    # jax before 0.10 returns (functions, params), later ones the params alone.
-    functions, params = bound if isinstance(bound, tuple) else ((), bound)
-    out = eqn.primitive.bind(*functions, *args, **params)
-    return list(out) if eqn.primitive.multiple_results else [out]
+            return _Perturbed(arg.x.astype(dtype), arg.e.astype(dtype), arg.columns)
+        called = structure_of(eqn)
+        if isinstance(called, Call):  # others, with rules of their own, get the plain sum
+            return evaluate(called.body, args, _apply)
+    return compat.bind(eqn, *map(_plain, args))
 
 
 def _dot(eqn: Any, args: list[Any]) -> jax.Array | None:

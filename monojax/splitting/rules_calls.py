@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from monojax.base import compat
 from monojax.base.checks import is_concrete
+from monojax.base.jaxprs import STRUCTURED, structure_of
 from monojax.splitting.pair import Frozen, Split, SplitError, Unresolved, depends, value_of
 from monojax.splitting.rules import NAMED, Rule, register_rule
 from monojax.splitting.trips import trip_count
@@ -26,33 +27,18 @@ def takes_anything(rule: Rule) -> Rule:
     return rule
 
 
-# Where each call keeps its body.
-_BODIES = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "custom_vjp_call_jaxpr": "fun_jaxpr",
-    "remat": "jaxpr",
-    "remat2": "jaxpr",
-    "checkpoint": "jaxpr",
-}
-
-
-@register_rule(*_BODIES)
+@register_rule(*(name for name in STRUCTURED if name not in ("scan", "while", "cond")))
 @takes_anything
 def call(walk: Any, eqn: Any, *args: Any) -> list[Any]:
     """Walks through the body; custom derivatives and rematerialisation are left out."""
-    whole = NAMED.get(eqn.params.get("name"))
+    called: Any = structure_of(eqn)
+    whole = NAMED.get(getattr(called, "name", ""))
     data = None if whole is None else walk.resolved(args[0])
     # Under a vmap inside fn there is one axis more: then its body is walked.
     if isinstance(data, Split) and data.f.ndim == 4 and not depends(args[1]):
         assert whole is not None
         return [whole(walk, eqn, data, args[1])]
-    body = compat.as_closed(eqn.params[_BODIES[eqn.primitive.name]])
-    return walk.run(body, args)
+    return walk.run(called.body, args)
 
 
 def carried(walk: Any, value: Any, kind: str) -> Any:
@@ -96,17 +82,9 @@ def abstractly(fn: Callable[..., Any], *args: Any) -> Any:
 @takes_anything
 def scan(walk: Any, eqn: Any, *args: Any) -> list[Any]:
     """A scan of the split body; its places have a step axis in front."""
-    consts, carry = eqn.params["num_consts"], eqn.params["num_carry"]
-    args = tuple(walk.settled(arg) for arg in args)
-    return split_scan(
-        walk,
-        eqn.params["jaxpr"],
-        args[:consts],
-        args[consts : consts + carry],
-        args[consts + carry :],
-        length=eqn.params["length"],
-        reverse=eqn.params["reverse"],
-    )
+    loop: Any = structure_of(eqn)
+    consts, carry, xs = loop.parts([walk.settled(arg) for arg in args])
+    return split_scan(walk, loop.body, consts, carry, xs, loop.length, loop.reverse)
 
 
 def split_scan(
@@ -165,23 +143,22 @@ def split_scan(
 @takes_anything
 def while_loop(walk: Any, eqn: Any, *args: Any) -> list[Any]:
     """A loop whose number of steps is known before it starts: a scan."""
+    loop: Any = structure_of(eqn)
     args = tuple(walk.settled(arg) for arg in args)
-    num_cond, num_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-    cond_consts, body_consts = args[:num_cond], args[num_cond : num_cond + num_body]
-    init = args[num_cond + num_body :]
-    cond, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
-    steps = trip_count(cond, body, cond_consts, body_consts, init)
+    steps = trip_count(loop, args)
     if isinstance(steps, str):
         place = f"in {walk.where!r}" if walk.where else "outside any named module"
         raise SplitError(f"cannot split the primitive 'while' {place}: {steps}.")
-    return split_scan(walk, body, body_consts, init, (), length=steps)
+    _, consts, init = loop.parts(args)
+    return split_scan(walk, loop.body, consts, init, (), length=steps)
 
 
 @register_rule("cond")
 @takes_anything
 def cond(walk: Any, eqn: Any, index: Any, *operands: Any) -> list[Any]:
     """Every branch is split; a choice that depends on the input is exact, but not convex."""
-    branches = [compat.as_closed(branch) for branch in eqn.params["branches"]]
+    choice: Any = structure_of(eqn)
+    branches = choice.branches
     operands = tuple(walk.settled(operand) for operand in operands)
     index = walk.settled(index)
     if depends(index):

@@ -1,7 +1,7 @@
 """Evaluates a jaxpr in which some values are pairs: one way to walk a network."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ import numpy as np
 
 from monojax.base import compat
 from monojax.base.checks import is_concrete
+from monojax.base.jaxprs import evaluate
 from monojax.splitting.curves import curve_of, resolve
 from monojax.splitting.freeze import FREEZE, gated
 from monojax.splitting.modes import Mode
@@ -84,28 +85,16 @@ class Walk:
 
     def run(self, closed: compat.ClosedJaxpr, args: Sequence[Any]) -> list[Any]:
         """Evaluates a jaxpr."""
-        jaxpr = closed.jaxpr
-        env: dict[Any, Any] = dict(zip(jaxpr.constvars, closed.consts, strict=True))
-        env.update(zip(jaxpr.invars, args, strict=True))
-        last = {atom: i for i, eqn in enumerate(jaxpr.eqns) for atom in _vars(eqn.invars)}
-        keep = set(_vars(jaxpr.outvars))
-
-        def read(atom):
-            return atom.val if isinstance(atom, compat.Literal) else env[atom]
-
         outer = self.path
-        for i, eqn in enumerate(jaxpr.eqns):
+
+        def apply(eqn, values):
             self.path = outer + compat.scopes(eqn)
             try:
-                out = self.apply(eqn, [read(atom) for atom in eqn.invars])
+                return self.apply(eqn, values)
             finally:
                 self.path = outer
-            outs = out if eqn.primitive.multiple_results else [out]
-            env.update(zip(eqn.outvars, outs, strict=True))
-            for atom in _vars(eqn.invars):
-                if last[atom] == i and atom not in keep:
-                    env.pop(atom, None)
-        return [read(atom) for atom in jaxpr.outvars]
+
+        return evaluate(closed, args, apply)
 
     def apply(self, eqn: Any, args: list[Any]) -> Any:
         """One equation."""
@@ -238,10 +227,6 @@ def _tapped(x: Split, tap: Split) -> Split:
     if x.t is None or tap.t is None:
         return Split(x.f + tap.f, x.t)
     return both(lambda a, b: a + b, x, tap)
-
-
-def _vars(atoms: Iterable[Any]) -> list[Any]:
-    return [atom for atom in atoms if not isinstance(atom, compat.Literal)]
 
 
 def _plain(eqn: Any, args: list[Any]) -> Any:
