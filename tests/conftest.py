@@ -1,5 +1,7 @@
 """Shared fixtures. Eight simulated devices, so that pmap is tested in every run."""
 
+import contextlib
+import gc
 import os
 
 _FLAG = "--xla_force_host_platform_device_count"
@@ -25,14 +27,48 @@ def x64():
         yield
 
 
-@pytest.fixture(scope="module")
-def quick_compiles():
-    """LLVM's optimiser off: for files that compile many programs and run each of them once."""
-    name = "jax_disable_most_optimizations"
-    before = jax.config.read(name)
-    jax.config.update(name, True)
+_UNOPTIMISED = "jax_disable_most_optimizations"
+
+
+@contextlib.contextmanager
+def _optimiser(node):
+    """LLVM's optimiser is on for tests (or modules) marked `slow` or `optimised`, else off.
+
+    Most tests compile many programs and run each of them once.
+    """
+    before = jax.config.read(_UNOPTIMISED)
+    keep = any(node.get_closest_marker(name) for name in ("slow", "optimised"))
+    jax.config.update(_UNOPTIMISED, not keep)
     yield
-    jax.config.update(name, before)
+    jax.config.update(_UNOPTIMISED, before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _module_optimiser(request):
+    with _optimiser(request.node):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _test_optimiser(request):
+    with _optimiser(request.node):
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget():
+    """Compiled programs go with their module: a worker stays below 2 GiB."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+
+
+def pytest_configure(config):
+    """Compiled programs are kept on disk, so that running the tests again is quick."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and hasattr(config, "cache"):
+        folder = config.cache.mkdir("jax")
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
 @pytest.fixture

@@ -11,8 +11,6 @@ from split_nets import Plain, build, example, net64
 import monojax as mj
 from monojax import attribution
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")  # many programs, each run once
-
 METHODS = {
     "gradient": attribution.gradient,
     "gradient_x_input": attribution.gradient_x_input,

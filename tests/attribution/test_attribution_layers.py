@@ -12,8 +12,6 @@ import monojax as mj
 from monojax import attribution
 from monojax.layers.depthwise import depthwise_conv, linen_depthwise
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 class Net(nn.Module):
     """A convolution, a depthwise one, a pooling, a residual and a dense layer."""

@@ -9,8 +9,6 @@ from monojax import attribution
 from monojax.attribution import metrics
 from monojax.attribution.batches import in_batches
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")  # many programs, each run once
-
 KERNEL = np.random.default_rng(0).normal(size=(3, 3, 2, 3))
 
 

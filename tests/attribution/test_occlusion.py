@@ -12,8 +12,6 @@ import pytest
 import monojax as mj
 from monojax.attribution.occlusion import activation_cam, mask_of, occlude, random_mask
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")  # many programs, each run once
-
 # float32: sums of a few dozen numbers of size 1.
 RTOL = 1e-5
 

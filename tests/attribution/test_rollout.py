@@ -9,8 +9,6 @@ import pytest
 from monojax.attribution import attention_rollout, attention_weights
 from monojax.models import ViT
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 def head(x, w):
     return jax.nn.softmax((x @ w[0]) @ (x @ w[1]).T) @ (x @ w[2])

@@ -14,8 +14,6 @@ from monojax.conjugate import Solver, conjugate, report, softplus
 from monojax.conjugate.icnn import ScaledICNN
 from monojax.layers import ICNN, Chain, Rotation
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 FINE = Solver("newton", tolerance=1e-12)
 # Short to compile, for properties that hold whatever finds the solution.
 PLAIN = Solver("fixed", learning_rate=0.02, tolerance=1e-12, max_steps=20_000)

@@ -11,8 +11,6 @@ from monojax.bilipschitz.dense import BLNN, PartialBLNN
 from monojax.conjugate import Solver, softplus
 from monojax.conjugate.icnn import ScaledICNN
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 FINE = Solver("newton", tolerance=1e-13)
 
 

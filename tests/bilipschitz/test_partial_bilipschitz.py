@@ -9,8 +9,6 @@ from drawing import drawn
 from monojax.bilipschitz.dense import PartialBLNN
 from monojax.conjugate import Solver, softplus
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 FINE = Solver("newton", tolerance=1e-12)
 # Short to compile, for properties that hold whatever finds the solution.
 PLAIN = Solver("fixed", learning_rate=0.02, tolerance=1e-12, max_steps=20_000)

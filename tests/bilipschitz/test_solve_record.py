@@ -14,8 +14,6 @@ from monojax.bilipschitz.dense import BLNN, PartialBLNN, unconverged, worst_resi
 from monojax.conjugate import Solver, softplus
 from monojax.layers import Chain, Rotation
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 X = jnp.asarray(np.random.default_rng(0).normal(size=(16, 2)), jnp.float32)
 X = X.at[::2].multiply(0.02)  # easy and hard examples
 # Plain and few steps, so that some examples meet the tolerance and some do not.

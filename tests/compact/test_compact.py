@@ -12,8 +12,6 @@ from monojax import metrics
 from monojax.compact import contrastive
 from monojax.compact.index import compress, export_model, load_index, load_model
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 def data(n=300, d=12, seed=0):
     """Ten classes around ten directions of a 4-dimensional subspace, with a little noise."""

@@ -10,8 +10,6 @@ import pytest
 import monojax as mj
 from monojax.compact.contrastive import supcon_loss
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 LABELS = np.array([0, 0, 1, 2, 1, 0, 7, 2, 0, 1])  # class 7 has one member: no positives
 LOSS = jax.jit(supcon_loss, static_argnames=("reduction", "block"))
 FLOAT32 = 2e-6  # rounding of similarities of order 1 / tau = 10

@@ -9,8 +9,6 @@ import pytest
 
 from monojax.conjugate import Solver, conjugate, report
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 # optax.lbfgs and the loops take seconds to compile, so shapes are few and small.
 TIGHT = Solver("newton", tolerance=1e-12)
 # Short to compile; for derivatives, where only the solution matters. Curvatures are in [0.2, 20].

@@ -15,8 +15,6 @@ from monojax.data.augment import (
     trivial_augment_wide,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 SIDE, BINS = 32, (0, 1, 7, 15, 20, 30)
 GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 

@@ -11,8 +11,6 @@ from jax.flatten_util import ravel_pytree
 import monojax as mj
 from monojax import groups
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")  # many programs, each run once
-
 K, PER = 3, 4
 W = K * PER
 # float32: sums of some hundred numbers of size 1, with a factor 10 to spare.

@@ -8,8 +8,6 @@ from drawing import drawn, times
 
 from monojax.layers.bilipnet import BiLipNet, MonLipDense
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 KEY = jax.random.key(0)
 
 

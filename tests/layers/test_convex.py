@@ -10,7 +10,6 @@ from monojax.conjugate import Activation, as_activation, softplus
 from monojax.layers import ICNN, PartialICNN, project_convex
 from monojax.layers.convex import INITIALISERS
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 SLOW = pytest.mark.slow
 
 

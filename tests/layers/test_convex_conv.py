@@ -13,8 +13,6 @@ from monojax.bilipschitz.dense import unconverged
 from monojax.conjugate import DENSE_LIMIT, Solver, softplus
 from monojax.layers import ConvICNN, project_convex
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 FINE = Solver(tolerance=1e-11)
 # Short to compile, for properties that hold whatever finds the solution.
 PLAIN = Solver("fixed", learning_rate=0.05, tolerance=1e-11, max_steps=20_000)

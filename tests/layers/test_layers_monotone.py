@@ -9,7 +9,6 @@ import pytest
 from monojax.layers import MonotoneHead, MonotoneMLP
 from monojax.layers.monotone import RELU_MEAN, RELU_VARIANCE, split_units
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 KEY = jax.random.key(0)
 
 
@@ -137,7 +136,7 @@ TARGETS = {"sqrt": (jnp.sqrt, 0.04, 4.0), "tanh": (jnp.tanh, -3.0, 3.0)}
 
 
 @pytest.fixture(scope="module")
-def fits(quick_compiles):
+def fits():
     """Share of concave units to values on the grids `[2, 3, 121]`: two targets, three starts."""
     z = jnp.linspace(-1.7, 1.7, 121)[:, None]  # standardised, as the initialisation expects
     grids = [jnp.linspace(low, high, 121) for _, low, high in TARGETS.values()]

@@ -8,7 +8,6 @@ import pytest
 from monojax.layers import NonNegativeDense, nonnegative_init
 from monojax.layers.nonnegative import INVERSES, REPARAMS, fan_in_uniform, spread_columns
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 KEY = jax.random.key(0)
 
 

@@ -13,8 +13,6 @@ from monojax.layers.sandwich import SandwichConv, SandwichDense
 from monojax.layers.sll import SLLConv, SLLDense, sll_scale
 from monojax.layers.spectral import SpectralDense, gram_bound, power_estimate
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 TOL = 2e-5  # float32 rounding (1.2e-7) times the few hundred operations of a small layer
 KEY = jax.random.key(0)
 X = jnp.ones((2, 3))

@@ -8,8 +8,6 @@ from drawing import drawn, times, worst_gains
 
 from monojax.layers.lipschitz import LipschitzMLP
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 KEY = jax.random.key(0)
 X = jnp.ones((2, 3))
 SLOW = pytest.mark.slow

@@ -10,8 +10,6 @@ from drawing import drawn
 
 from monojax.layers.lmn import LMN, NormDense, constrain, lmn_bound
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 KEY = jax.random.key(0)
 TOL = 1e-5  # float32 rounding of sums over at most 16 units, three layers deep
 ORDS = {"one": 1, "two": 2, "inf": np.inf}

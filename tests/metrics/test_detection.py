@@ -6,8 +6,6 @@ import pytest
 
 from monojax.metrics import auroc, detection_rate_at_equal_error
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")  # many programs, each run once
-
 # Means of at most 300 float32 numbers in [0, 1].
 ATOL = 2e-6
 

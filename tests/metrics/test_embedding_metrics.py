@@ -6,8 +6,6 @@ import pytest
 from monojax import metrics
 from monojax.metrics.neighbours import vote
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 def orthogonal(rng, d):
     return np.linalg.qr(rng.normal(size=(d, d)))[0]

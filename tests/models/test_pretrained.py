@@ -17,8 +17,6 @@ from monojax.models.pretrained import PUBLISHED, Entry, convert, export, load_pr
 from monojax.models.squeezenet import SqueezeNet, squeezenet_input
 from monojax.models.tensor_files import read_tensors
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 NETS = {
     "squeezenet1_1": ("squeezenet11", "squeezenet11_imagenet_f32", squeezenet_input),
     "efficientnet_lite0": (

@@ -15,8 +15,6 @@ from monojax.models.pretrained import PUBLISHED, convert, export, load_pretraine
 from monojax.models.resnet import Bottleneck
 from monojax.models.wide_resnet import WideBlock
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")  # many programs, each run once
-
 
 @functools.cache
 def small(depth, stem="cifar", maps=0):

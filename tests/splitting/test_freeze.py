@@ -13,8 +13,6 @@ from monojax import attribution
 from monojax.models import ViT
 from monojax.splitting import SplitError, sensitivities
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")  # many programs, each run once
-
 GATE = ("softmax", "normalizer", "product", "gate")
 
 

@@ -13,8 +13,6 @@ from monojax.models.vgg import VGG16
 from monojax.splitting import SplitError, SplitMode, calibrate
 from monojax.splitting.reading import prepare, read
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")  # many programs, each run once
-
 # float64 without stabilisation: streams reach 1e5, of which 1e-16 is lost per operation.
 RAW = 1e-9
 

@@ -9,8 +9,6 @@ import pytest
 import monojax as mj
 from monojax.splitting import RULES, both, register_rule
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")  # many programs, each run once
-
 W = np.random.default_rng(0).normal(size=(8, 8))
 STACK = np.random.default_rng(1).normal(size=(5, 8, 8)) / 3
 

@@ -10,8 +10,6 @@ from split_nets import net64
 
 from monojax.splitting import sensitivities, split_report
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")  # many programs, each run once
-
 IDENTITY = 1e-10
 
 

@@ -14,7 +14,6 @@ from train.difference import experiment as difference
 from train.difference import maps as pictures
 from train.difference.experiment import violations
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 KEY = jax.random.key(0)
 
 

@@ -22,8 +22,6 @@ from train.groups import unfamiliar
 from train.groups.data import Problem, load_problem
 from train.groups.report import published_table
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")  # many programs, each run once
-
 
 def fake_mnist(data_dir=None, *, source="files"):
     """120 + 40 images, every class with a texture of its own: a tile, repeated, and noise."""

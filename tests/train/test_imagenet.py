@@ -18,8 +18,6 @@ from train.imagenet import model as imagenet_model
 
 pytest.importorskip("grain", reason="the input needs grain (extra data)")
 pytest.importorskip("PIL", reason="the input needs pillow (extra data)")
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 NUM = 44  # images of FAKE
 # Compiled once for the file.
 program = functools.cache(lambda: imagenet_model.train_program(config(), NUM))

@@ -27,8 +27,6 @@ from train.monocon.measures import dynamics, order_violations, unit
 from train.monocon.sentences import trimmed
 from train.monocon.training import KINDS, build, cosine, embedder, optimizers, train
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 class WithStatistics(nn.Module):
     """A dense layer and a batch norm: something that has batch statistics."""

@@ -11,8 +11,6 @@ from train.tokens import experiment as tokens
 from train.tokens import methods as tokens_methods
 from train.tokens.data import Problem
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 def problem(weights):
     """The score is a sum of the weights of what is kept; token 0 may not be deleted."""
