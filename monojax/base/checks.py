@@ -1,7 +1,7 @@
 """Checks at public boundaries: what was found, what was expected, what to do."""
 
 import difflib
-import math
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +12,57 @@ import numpy as np
 
 def is_concrete(x: Any) -> bool:
     """True if the values of ``x`` can be read now, that is, outside a transformation."""
-    return not isinstance(x, jax.core.Tracer)
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(x))
+
+
+def known(value: Any) -> np.ndarray | None:
+    """The value of an option as numpy has it, where it is known while a program is traced.
+
+    Inside `jit` an operation on a jax scalar from outside is traced, though its value is known:
+    ``if margin < 0`` fails there. Compare what this returns instead.
+
+    Args:
+      value: a number, or an array-like of numbers.
+
+    Returns:
+      A numpy array, None if any part of it is traced.
+
+    Example:
+      >>> jax.jit(lambda x: x + int(known(jnp.float32(3)) > 2))(1).item()
+      2
+    """
+    return np.asarray(value) if is_concrete(value) else None
+
+
+def cast_finite(value: Any, dtype: Any, name: str) -> np.ndarray:
+    """A known value as numpy array of ``dtype``, all of it finite after the cast.
+
+    Args:
+      value: array-like of numbers, not traced.
+      dtype: floating; what jax makes of it (float32 for float64 where that is not enabled).
+      name: the argument's name in messages.
+
+    Returns:
+      The array.
+
+    Raises:
+      ValueError: if a value is NaN or infinite, or is beyond the range of ``dtype``.
+    """
+    values, dtype = np.asarray(value), jax.dtypes.canonicalize_dtype(dtype)
+    with np.errstate(over="ignore"):  # an overflow is what is looked for
+        cast = values.astype(dtype)
+    bad = ~np.isfinite(cast.astype(np.float64) if cast.dtype.itemsize < 4 else cast)
+    if not bad.any():
+        return cast
+    rows = bad.reshape(len(bad), -1).any(axis=1) if bad.ndim else bad
+    count = f"{rows.sum()} of {rows.size} rows with " if bad.ndim else ""
+    wide = values if values.dtype.itemsize >= 4 else values.astype(np.float64)
+    if np.isfinite(wide).all():
+        raise ValueError(
+            f"{name} has {count}values beyond the range of {dtype} (up to "
+            f"{float(jnp.finfo(dtype).max):.3g}); scale them, or enable jax_enable_x64."
+        )
+    raise ValueError(f"{name} has {count}NaN or infinite values; drop or impute them first.")
 
 
 def check_points(points: Any, name: str = "points") -> jax.Array:
@@ -43,12 +93,7 @@ def check_points(points: Any, name: str = "points") -> jax.Array:
             "convert with jnp.asarray(points, jnp.float32)."
         )
     if is_concrete(points):
-        bad = int(np.sum(~np.isfinite(np.asarray(points)).all(axis=1)))
-        if bad:
-            raise ValueError(
-                f"{name} has {bad} of {points.shape[0]} rows with NaN or infinite values; "
-                "drop or impute them first."
-            )
+        cast_finite(points, points.dtype, name)
     return jnp.asarray(points)
 
 
@@ -113,13 +158,16 @@ def check_labels(labels: Any, num: int, num_outputs: int) -> jax.Array:
     return jnp.asarray(labels)
 
 
-def check_box(low: Any, high: Any, width: int | None = None) -> tuple[jax.Array, jax.Array]:
+def check_box(
+    low: Any, high: Any, width: int | None = None, dtype: Any = None
+) -> tuple[jax.Array, jax.Array]:
     """Returns the corners of a box as arrays `[d]`, checked to enclose something.
 
     Args:
       low: lower corner, shape `[d]`.
       high: upper corner, shape `[d]`.
       width: d, if it is known from elsewhere; scalars are then spread over it.
+      dtype: of the result, floating; None is that of the corners.
 
     Returns:
       ``(low, high)``, floating, shape `[d]` each.
@@ -127,33 +175,51 @@ def check_box(low: Any, high: Any, width: int | None = None) -> tuple[jax.Array,
     Raises:
       ValueError: if the shapes disagree, a value is not finite, or low > high somewhere.
     """
-    raw = low, high
-    low, high = jnp.asarray(low), jnp.asarray(high)
-    dtype = jnp.result_type(low, high)
+    given = [_as_array(corner) for corner in (low, high)]
+    dtype = jax.dtypes.canonicalize_dtype(jnp.result_type(*given) if dtype is None else dtype)
     if not jnp.issubdtype(dtype, jnp.floating):
         dtype = jnp.result_type(float)  # float32, or float64 where that is enabled
-    low, high = low.astype(dtype), high.astype(dtype)
-    if width is not None and low.ndim == 0:
-        low = jnp.full((width,), low)
-    if width is not None and high.ndim == 0:
-        high = jnp.full((width,), high)
-    if low.ndim != 1 or low.shape != high.shape or (width is not None and low.shape != (width,)):
+    corners = [_corner(corner, dtype, width) for corner in given]
+    shapes = [corner.shape for corner in corners]
+    if len(shapes[0]) != 1 or shapes[0] != shapes[1] or (width not in (None, shapes[0][0])):
         want = "[d]" if width is None else f"({width},)"
         raise ValueError(
-            f"low and high must both have shape {want}, got {low.shape} and {high.shape}."
+            f"low and high must both have shape {want}, got {shapes[0]} and {shapes[1]}."
         )
-    if all(map(is_concrete, raw)):
-        # The arguments themselves: under jit their jax arrays are traced already.
-        lo, hi = (np.broadcast_to(np.asarray(corner), low.shape) for corner in raw)
-        if not (np.isfinite(lo).all() and np.isfinite(hi).all()):
-            raise ValueError("low and high must be finite; give a bounded region.")
+    if all(map(is_concrete, corners)):
+        lo, hi = map(np.asarray, corners)
         if (lo > hi).any():
             i = int(np.flatnonzero(lo > hi)[0])
             raise ValueError(
                 f"empty region: low > high at input {i} ({lo[i]:g} > {hi[i]:g}); "
                 "swap or widen them."
             )
-    return low, high
+    return jnp.asarray(corners[0]), jnp.asarray(corners[1])
+
+
+def _as_array(value: Any) -> Any:
+    """numpy or jax array; plain numbers stay, for they do not widen what they are combined with."""
+    if isinstance(value, (int, float, jax.Array)):
+        return value
+    return np.asarray(value) if is_concrete(value) else jnp.asarray(value)
+
+
+def _corner(corner: Any, dtype: Any, width: int | None) -> Any:
+    """A corner of a box in ``dtype``; as numpy where it is known, and finite then."""
+    if is_concrete(corner):
+        try:
+            # After the cast: in float64, 1e39 is finite, and 2**40 would wrap as an int32.
+            corner = cast_finite(corner, dtype, "low or high")
+        except ValueError as error:
+            raise ValueError(
+                f"low and high must be finite; give a bounded region: {error}"
+            ) from None
+    else:
+        corner = jnp.asarray(corner).astype(dtype)
+    if width is not None and corner.ndim == 0:
+        full = jnp.full if isinstance(corner, jax.Array) else np.full
+        corner = full((width,), corner)
+    return corner
 
 
 def one_of(value: Any, choices: Iterable[Any], name: str) -> Any:
@@ -232,13 +298,51 @@ def check_width(width: Any, name: str = "features") -> int:
     Raises:
       ValueError: if it is not an integer >= 1.
     """
-    if isinstance(width, bool) or not hasattr(width, "__index__") or width < 1:
+    try:
+        number = 0 if isinstance(width, (bool, np.bool_)) else operator.index(width)
+    except TypeError:
+        number = 0
+    if number < 1:
         raise ValueError(f"{name} must be made of integers >= 1, got {width!r}.")
-    return int(width)
+    return number
+
+
+def check_number(
+    value: Any, name: str, *, above: float | None = None, least: float | None = None
+) -> None:
+    """Raises ValueError if a known scalar is not a finite number in its range.
+
+    Args:
+      value: a number, a numpy or jax scalar; a traced one passes.
+      name: the argument's name in messages.
+      above: the value must be larger.
+      least: the value must be as large.
+
+    Raises:
+      ValueError: on a value out of range, NaN, infinite, beyond the range of jax's default
+        floating type, no number, or of another shape.
+    """
+    if np.shape(value) != ():
+        raise ValueError(f"{name} must be one number, got shape {np.shape(value)}.")
+    number = known(value)
+    if number is None:
+        return
+    wanted = "finite"
+    if above is not None:
+        wanted += f" and > {above:g}"
+    elif least is not None:
+        wanted += f" and >= {least:g}"
+    if not (jnp.issubdtype(number.dtype, np.number) and np.isreal(number)):
+        raise ValueError(f"{name} must be a number, {wanted}, got {value!r}.")
+    with np.errstate(over="ignore"):
+        used = float(np.asarray(number, jax.dtypes.canonicalize_dtype(float)))
+    low = (above is not None and not used > above) or (least is not None and not used >= least)
+    if low or not np.isfinite(used):
+        raise ValueError(f"{name} must be {wanted}, got {value}.")
 
 
 def check_positive(value: Any, name: str) -> None:
-    """Raises ValueError if the concrete scalar ``value`` is not finite and > 0.
+    """Raises ValueError if the known scalar ``value`` is not finite and > 0.
 
     Args:
       value: a number or scalar array; a traced one passes.
@@ -247,7 +351,4 @@ def check_positive(value: Any, name: str) -> None:
     Raises:
       ValueError: on a value that is not a finite number above 0, or on another shape.
     """
-    if np.shape(value) != ():
-        raise ValueError(f"{name} must be one number, got shape {np.shape(value)}.")
-    if is_concrete(value) and not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be finite and > 0, got {value}.")
+    check_number(value, name, above=0)

@@ -22,9 +22,8 @@ _GET = (
     "To get ImageNet (ILSVRC 2012): register at image-net.org, download ILSVRC2012_img_train.tar "
     "and ILSVRC2012_img_val.tar into DIR/downloads/manual, install tensorflow beside "
     "tensorflow-datasets once, and run: tfds build imagenet2012 --file_format=array_record "
-    "--data_dir=DIR; then give --config.data.dir=DIR. Or unpack it as DIR/train/CLASS/*.JPEG and "
-    "DIR/val/CLASS/*.JPEG and give --config.data.source=folder. Without it: "
-    "--config.data.source=fake."
+    "--data_dir=DIR; then give DIR as the data folder. Or unpack it as DIR/train/CLASS/*.JPEG and "
+    "DIR/val/CLASS/*.JPEG and take the source 'folder'. Without it: the source 'fake'."
 )
 
 
@@ -76,7 +75,7 @@ def open_images(
         images = TfdsImages("imagenet2012", split, data_dir or None)
     elif source == "folder":
         if not data_dir:
-            raise FileNotFoundError(f"source 'folder' needs --config.data.dir. {_GET}")
+            raise FileNotFoundError(f"source 'folder' needs a data folder. {_GET}")
         images = FolderImages(_part(Path(data_dir).expanduser(), split))
     elif source == "photos":
         images = PhotoImages(data_dir or None)
@@ -85,7 +84,7 @@ def open_images(
     if images.num_classes != num_classes:
         raise ValueError(
             f"the {source} images have {images.num_classes} classes and the model has "
-            f"{num_classes}; give --config.model.num_classes={images.num_classes} and maps that "
+            f"{num_classes}; give num_classes={images.num_classes} and maps that "
             "divide by it, or other images."
         )
     return images

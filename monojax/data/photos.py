@@ -223,7 +223,7 @@ def imagenet_s(directory: PathLike, part: str = "validation", size: int = 224) -
             f"{root} is no copy of ImageNet-S: it needs {part}/WNID/*.JPEG, "
             f"{part}-segmentation/WNID/*.png and categories.txt (WNIDs in the order of mask ids). "
             "Get ImageNet (a licence is needed) and the ImageNet-S annotations, then pass the "
-            "folder, for train/explain as --config.imagenet_s=DIR."
+            "folder."
         )
     wnids = listing.read_text().split()
     index = _imagenet_indices()

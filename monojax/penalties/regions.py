@@ -69,7 +69,7 @@ def mixup_points(
       ValueError: on an empty box, another width, ``radius`` outside [0, 0.5], ``num`` < 1.
     """
     data = check_points(data, "data")
-    low, high = (corner.astype(data.dtype) for corner in check_box(low, high, data.shape[1]))
+    low, high = check_box(low, high, data.shape[1], data.dtype)
     key_random, key_pairs = jax.random.split(key)
     rows = jnp.concatenate([data, uniform_points(key_random, len(data), low, high)])
     return _mix(key_pairs, num, rows, radius, first)
@@ -115,7 +115,7 @@ def random_train_points(
       ValueError: on an empty box, another width, or ``num`` < 1.
     """
     data = check_points(data, "data")
-    low, high = (corner.astype(data.dtype) for corner in check_box(low, high, data.shape[1]))
+    low, high = check_box(low, high, data.shape[1], data.dtype)
     _check_num(num)
     if num <= len(data):
         return data[:num]
@@ -142,7 +142,7 @@ def half_points(
       ValueError: on an empty box, another width, or ``num`` < 2.
     """
     data = check_points(data, "data")
-    low, high = (corner.astype(data.dtype) for corner in check_box(low, high, data.shape[1]))
+    low, high = check_box(low, high, data.shape[1], data.dtype)
     _check_num(num, least=2)
     key_random, key_mixup = jax.random.split(key)
     random = uniform_points(key_random, num // 2, low, high)

@@ -106,12 +106,14 @@ def _check_same(path: Path, wanted: dict[str, Any]) -> None:
     if not file.exists():
         raise WorkdirError(
             f"{path} is not empty and holds no {CONFIG}, so it is no work directory of monojax; "
-            "choose another --workdir."
+            "choose another work directory."
         )
     try:
         found = json.loads(file.read_text())
     except ValueError as error:
-        raise WorkdirError(f"{file} is damaged ({error}); choose another --workdir.") from error
+        raise WorkdirError(
+            f"{file} is damaged ({error}); choose another work directory."
+        ) from error
     found_different = [
         f"{key} is {there!r} there and {now!r} now"
         for key, there, now in differences(found, wanted)
@@ -120,7 +122,7 @@ def _check_same(path: Path, wanted: dict[str, Any]) -> None:
         raise WorkdirError(
             f"{path} belongs to another config: "
             + "; ".join(found_different[:8])
-            + ". Choose another --workdir, or use the same config to resume this one."
+            + ". Choose another directory, or use the same config to resume this one."
         )
 
 

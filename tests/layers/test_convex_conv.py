@@ -9,6 +9,7 @@ import pytest
 from drawing import drawn
 
 import monojax as mj
+from monojax.base.compat import enable_x64
 from monojax.bilipschitz.dense import unconverged
 from monojax.conjugate import DENSE_LIMIT, Solver, softplus
 from monojax.layers import ConvICNN, project_convex
@@ -84,10 +85,7 @@ def test_core_against_loops():
 @pytest.fixture(scope="module")
 def small():
     """Jacobians, values, the inverse's and the loss on 4x4x1 images, compiled once."""
-    enable = getattr(jax, "enable_x64", None)
-    if enable is None:
-        from jax.experimental import enable_x64 as enable
-    with enable(True):
+    with enable_x64():
         x = images(4, 4, 4, 1)
         net, params = make(x, solver=PLAIN)
 

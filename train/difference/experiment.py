@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from monojax.base.compat import enable_x64
 from monojax.layers import DCNetwork
 from monojax.training import ArrayBatches, Table, create_state, fit, jit_step, write_atomically
 from train.checks import near
 from train.difference import maps as difference_maps
 from train.difference.data import CLASSES, TRAINING, Images, load
-from train.lipschitz_fits.measures import float64
 from train.reporting import provenance
 
 
@@ -228,7 +228,7 @@ def violations(net: DCNetwork, params: Any, images: np.ndarray, pairs: int, seed
     # A random share of the pixels goes up by a random part of what is left to 1.
     up = rng.random((pairs, 1)) > rng.random(low.shape)
     high = low + (1 - low) * rng.random(low.shape) * up
-    with float64():
+    with enable_x64():
         wide = jax.tree.map(lambda leaf: jnp.asarray(np.float64(leaf)), params)
         # Both streams at the same point, each as a function of its own input.
         streams: Any = functools.partial(net.apply, wide, method="streams")

@@ -13,8 +13,8 @@ import numpy as np
 from monojax import attribution
 from monojax.attribution import metrics
 from monojax.attribution.batches import in_batches
+from monojax.base.compat import enable_x64
 from train.explain.networks import Network
-from train.lipschitz_fits.measures import float64
 
 LAYERED = (
     "gradient",
@@ -93,7 +93,7 @@ def candidates(method: str, net: Network, alphas: Sequence[float]) -> list[Setti
 
 def precision(method: str) -> Any:
     """The context a method's programs run in: SplitLRP needs float64."""
-    return float64() if method == "split_lrp" else contextlib.nullcontext()
+    return enable_x64() if method == "split_lrp" else contextlib.nullcontext()
 
 
 def in_precision(method: str, tree: Any) -> Any:

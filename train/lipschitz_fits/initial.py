@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from monojax.base.compat import enable_x64
 from monojax.conjugate.activations import softplus
 from monojax.conjugate.icnn import ScaledICNN
 from monojax.conjugate.legendre import conjugate
@@ -22,7 +23,6 @@ from monojax.conjugate.solvers import Solver
 from monojax.layers.convex import ICNN, INITIALISERS
 from monojax.training import Cells
 from train.checks import near
-from train.lipschitz_fits.measures import float64
 
 DIM = 2
 TOLERANCE = 1e-3  # of the paper's gradient descent, on the mean residual of all points
@@ -140,7 +140,7 @@ def measure(
         params = jax.vmap(lambda k: core.init(k, jnp.ones((DIM,)))["params"])(keys[:, 0])
         return _program(fixed, draws)(params, keys[:, 1:], float(part.alpha), jnp.asarray(gaps))
 
-    with float64() if activation == "softplus" else contextlib.nullcontext():
+    with enable_x64() if activation == "softplus" else contextlib.nullcontext():
         found = all_nets()
     names = ("lower", "upper", "unsolved")
     return dict(zip(names, map(np.asarray, found), strict=True)), {}

@@ -5,15 +5,14 @@ For conjugates the graph is explicit in the dual variable, :math:`x = \\nabla G(
 slopes, whatever an inner loop would return. Everything is in float64.
 """
 
-import contextlib
 import functools
-import importlib
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from monojax.base.compat import enable_x64
 from monojax.training import over_seeds
 
 GRID = 20_001
@@ -83,7 +82,7 @@ def graph(model: Any, params: Any, lower: Any, upper: Any, low: float, high: flo
     Returns:
       Graph. The points of a conjugate are evenly spaced in the dual variable, where it bends.
     """
-    with float64():
+    with enable_x64():
         as_double = lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64)
         params, lower, upper = jax.tree.map(as_double, (params, lower, upper))
         ends = jnp.asarray([low, high], jnp.float64)
@@ -198,13 +197,3 @@ def best_ramp(x: Any, bound: float) -> float:
     # The jump's integral by hand: a cubic while 0 lies on the ramp, then a rectangle more.
     inside = min(abs(shift), 0.5)
     return width * ((1 + 12 * inside**2) / 12 + (abs(shift) - inside)) / 4
-
-
-@contextlib.contextmanager
-def float64():
-    """Float64 inside; what was compiled outside stays as it is."""
-    enable: Any = getattr(jax, "enable_x64", None)
-    if enable is None:  # before jax 0.8
-        enable = importlib.import_module("jax.experimental").enable_x64
-    with enable(True):
-        yield
