@@ -5,22 +5,22 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from train.experiment import ParallelExperiment
 
 CONFIGS = Path(__file__).parent / "configs"
-EXPERIMENTS = (
-    "difference",
-    "explain",
-    "groups",
-    "imagenet",
-    "lipschitz_fits",
-    "minilm_golden",
-    "monocon",
-    "occlusion",
-    "penalties",
-    "sphere",
-    "tokens",
-)
+PACKAGES = {
+    "grain": "data",
+    "PIL": "data",
+    "tensorflow_datasets": "data",
+    "importlib_resources": "data",
+    "sklearn": "sklearn",
+    "tokenizers": "text",
+    "libtpu": "tpu",
+}
+"""Import name to the extra that brings it; any other package is one of the extra "train"."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,6 +39,9 @@ def main(argv: list[str] | None = None) -> int:
     except UsageError as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        print(f"train: {missing_package(error)}", file=sys.stderr)
+        return 1
     from jax.errors import JaxRuntimeError
 
     from monojax.training import CheckpointError, WorkdirError
@@ -49,6 +52,10 @@ def main(argv: list[str] | None = None) -> int:
         if command.dry_run:
             return dry_run(command.config, command.workdir, command.dry_run)
         return run(command.config, command.workdir, several, command.hosts)
+    except ModuleNotFoundError as error:
+        print(f"train: {missing_package(error)}", file=sys.stderr)
+    except FileNotFoundError as error:
+        print(f"train: {error}{other_source(command.config)}", file=sys.stderr)
     except (WorkdirError, CheckpointError, FloatingPointError, ImportError, OSError) as error:
         print(f"train: {error}", file=sys.stderr)
     except JaxRuntimeError as error:
@@ -66,7 +73,12 @@ def main(argv: list[str] | None = None) -> int:
     return 1
 
 
-def run(config: Any, workdir: Path, several: Any = None, hosts: tuple = ("", None, None)) -> int:
+def run(
+    config: Any,
+    workdir: str | os.PathLike,
+    several: Any = None,
+    hosts: tuple[str, int | None, int | None] = ("", None, None),
+) -> int:
     """Runs the experiment that ``config.experiment`` names, in its work directory.
 
     Args:
@@ -79,31 +91,39 @@ def run(config: Any, workdir: Path, several: Any = None, hosts: tuple = ("", Non
       0.
     """
     from monojax.training import open_workdir
+    from monojax.training.workdir import WorkdirError, as_directory, is_local
     from monojax.training.writers import progress_bar
+    from train.experiment import find, load
+    from train.renamed import translated
 
     start = time.monotonic()
-    experiment = _experiment(config)
+    entry, experiment = find(config.experiment), load(config.experiment)
+    if not is_local(as_directory(workdir)) and not entry.several_hosts:
+        raise WorkdirError(
+            f"experiment {config.experiment!r} keeps its results on this machine; give a local "
+            f"--workdir instead of {workdir} and copy it."
+        )
     experiment.check(config)  # before anything is written
     if several is not None:
-        several.connect(experiment, config, *hosts)
-    if hasattr(experiment, "check_started"):
-        experiment.check_started(config)
+        several.connect(entry, config, *hosts)
+    if entry.several_hosts:
+        cast("ParallelExperiment", experiment).check_started(config)
     if several is not None and not several.first:
-        experiment.run(config, workdir, False)
+        experiment.run(config, as_directory(workdir), False)
         return 0
-    workdir = open_workdir(workdir, config)
-    print(f"train: {config.experiment} ({config.mode}), results in {workdir}", flush=True)
+    directory = open_workdir(workdir, translated(config.experiment, config))
+    print(f"train: {config.experiment} ({config.mode}), results in {directory}", flush=True)
     bar = progress_bar(experiment.total_steps(config), config.experiment)
     try:
-        experiment.run(config, workdir, bar)
+        experiment.run(config, directory, bar)
     finally:
         bar.close()
-    files = sorted(p.name for p in workdir.iterdir() if p.suffix in (".md", ".csv", ".png"))
-    print(f"train: done in {time.monotonic() - start:.0f} s; {workdir} has {', '.join(files)}")
+    files = sorted(p.name for p in directory.iterdir() if p.suffix in (".md", ".csv", ".png"))
+    print(f"train: done in {time.monotonic() - start:.0f} s; {directory} has {', '.join(files)}")
     return 0
 
 
-def dry_run(config: Any, workdir: Path, target: str) -> int:
+def dry_run(config: Any, workdir: str | os.PathLike, target: str) -> int:
     """Compiles an experiment's step for devices that are not there, and writes what it costs.
 
     Args:
@@ -114,21 +134,57 @@ def dry_run(config: Any, workdir: Path, target: str) -> int:
     Returns:
       0, or 1 if the step does not fit.
     """
-    experiment = _experiment(config)
-    if not hasattr(experiment, "DRY_RUN"):
-        raise ValueError(f"experiment {config.experiment!r} has no dry run; imagenet has.")
-    paper = importlib.import_module("train.imagenet.dry_run")
-    return paper.run(config, Path(workdir) / "dry_run", target)
+    from monojax.training.workdir import WorkdirError, as_directory, is_local
+    from train.experiment import EXPERIMENTS, find
+
+    module = find(config.experiment).dry_run
+    if not is_local(as_directory(workdir)):
+        raise WorkdirError(
+            f"a dry run writes to this machine; give a local --workdir, not {workdir}."
+        )
+    if not module:
+        able = ", ".join(name for name, entry in EXPERIMENTS.items() if entry.dry_run)
+        raise ValueError(f"experiment {config.experiment!r} has no dry run; {able} has.")
+    return importlib.import_module(module).run(config, Path(workdir) / "dry_run", target)
 
 
-def _experiment(config: Any) -> Any:
-    """The experiment's module."""
-    from train.checks import near
+def missing_package(error: ModuleNotFoundError) -> str:
+    """What to install for a package that is not there.
 
-    if config.experiment not in EXPERIMENTS:
-        hint = near(config.experiment, list(EXPERIMENTS))
-        raise ValueError(f"unknown experiment {config.experiment!r}; {hint}")
-    return importlib.import_module(f"train.{config.experiment}")
+    Args:
+      error: of the import.
+
+    Returns:
+      One sentence, with the extra of monojax that brings it.
+    """
+    name = str(error.name or "").partition(".")[0]
+    extra = PACKAGES.get(name, "train")
+    return (
+        f"this needs the package {name!r}; install it with pip install -e '.[{extra}]' in the "
+        "clone, in the Python that runs this."
+    )
+
+
+def other_source(config: Any) -> str:
+    """How else to get data that are missing.
+
+    Args:
+      config: of the run that missed them.
+
+    Returns:
+      A sentence to follow the error, or "" where there is one source only.
+    """
+    text = ""
+    for at, group in (("", config), ("data.", config.get("data"))):
+        source = group.get("source") if hasattr(group, "get") else None
+        if isinstance(source, str) and source != "tfds":
+            text = f" Or let tensorflow-datasets get them: --config.{at}source=tfds."
+        elif source == "tfds" and config.experiment == "imagenet":
+            text = (
+                " On the command line: --config.data.dir=DIR, --config.data.source=folder, "
+                "or, to try without data, --config.data.source=fake."
+            )
+    return text
 
 
 if __name__ == "__main__":

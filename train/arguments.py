@@ -4,9 +4,11 @@ import argparse
 import ast
 import dataclasses
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from train import renamed
 from train.checks import near
 
 
@@ -20,15 +22,15 @@ class Command:
 
     config: Any
     """A locked ml_collections.ConfigDict."""
-    workdir: Path
-    """The directory of the run."""
+    workdir: str
+    """The directory of the run, or an address such as gs://bucket/run."""
     dry_run: str = ""
     """A slice such as "v5e:16x16", or "cuda", to compile for; "" runs."""
     hosts: tuple[str, int | None, int | None] = ("", None, None)
     """Coordinator, number of hosts, which one this is; unset ones are "" or None."""
 
 
-def parse(argv: list[str], configs: Path) -> tuple[Any, Path]:
+def parse(argv: list[str], configs: Path) -> tuple[Any, str]:
     """Reads the command line of a run on one host.
 
     Args:
@@ -61,8 +63,10 @@ def parse_command(argv: list[str], configs: Path) -> Command:
     parser = argparse.ArgumentParser(
         prog="python -m train",
         description="Runs an experiment. Without arguments: the main job.",
-        epilog="--config.KEY=VALUE changes a value of the config; nested keys are joined by dots.",
+        epilog="--config.KEY=VALUE changes a value of the config; nested keys are joined by "
+        f"dots.\n\n{list_configs(configs)}",
         allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", default="main", help="FILE.py[:mode], or its name in configs/")
     parser.add_argument("--workdir", default=None, help="directory of the run (runs/NAME)")
@@ -77,10 +81,10 @@ def parse_command(argv: list[str], configs: Path) -> Command:
     known, rest = parser.parse_known_args(argv)
     file, _, mode = known.config.partition(":")
     config = load_config(_find(file, configs), mode)
-    for text in rest:
+    for text in _joined(rest):
         _override(config, text)
     name = Path(file).stem + (f"-{mode}" if mode else "")
-    workdir = Path(known.workdir or Path("runs") / name)
+    workdir = known.workdir or str(Path("runs") / name)
     return Command(config, workdir, known.dry_run, (known.coordinator, known.num_hosts, known.host))
 
 
@@ -107,7 +111,26 @@ def load_config(path: Path, mode: str = "") -> Any:
         config = module.get_config(mode) if mode else module.get_config()
     except ValueError as error:
         raise UsageError(str(error)) from error
+    for old, new in renamed.old_keys(config.get("experiment", ""), config):
+        raise UsageError(f"{path}: config.{old} is named config.{new} now.")
     return config.lock()
+
+
+def list_configs(configs: Path) -> str:
+    """Every config with the first line of its text.
+
+    Args:
+      configs: the folder of config files.
+
+    Returns:
+      Lines for the help.
+    """
+    lines = ["configs, to be given by name:"]
+    for path in sorted(configs.glob("*.py")):
+        about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        if path.stem != "__init__":
+            lines.append(f"  {path.stem:<20} {about.partition(chr(10))[0]}")
+    return "\n".join(lines)
 
 
 def _find(name: str, configs: Path) -> Path:
@@ -119,23 +142,53 @@ def _find(name: str, configs: Path) -> Path:
     raise UsageError(f"no config {name!r}; {near(Path(name).stem, known)}")
 
 
+def _joined(rest: list[str]) -> Iterator[str]:
+    """The overrides; "--config.KEY VALUE" counts as "--config.KEY=VALUE"."""
+    words = iter(rest)
+    for text in words:
+        if text.startswith("--config.") and "=" not in text:
+            if (value := next(words, "--")).startswith("--"):
+                raise UsageError(f"{text} has no value; write {text}=VALUE.")
+            text = f"{text}={value}"
+        yield text
+
+
 def _override(config: Any, text: str) -> None:
     """Applies one --config.KEY=VALUE."""
-    if not text.startswith("--config.") or "=" not in text:
+    if not text.startswith("--config."):
         flags = ["--config", "--workdir", "--config.KEY=VALUE", "--help", "--dry_run"]
         flags += ["--coordinator", "--num_hosts", "--host"]
         raise UsageError(f"unknown argument {text!r}; {near(text.split('=')[0], flags)}")
     key, _, value = text.removeprefix("--config.").partition("=")
+    if (new := renamed.new_key(config.get("experiment", ""), key)) is not None:
+        raise UsageError(f"config.{key} is named config.{new} now.")
     node = config
     *parents, last = key.split(".")
     for i, part in enumerate([*parents, last]):
         if not hasattr(node, "keys") or part not in node:
             where = ".".join(["config", *parents[:i]])
-            names = sorted(node.keys()) if hasattr(node, "keys") else []
-            raise UsageError(f"{where} has no key {part!r}; {near(part, names)}")
-        if part is not last or i < len(parents):
+            raise UsageError(f"{where} has no key {part!r}; {_hint(config, node, part)}")
+        if i < len(parents):
             node = node[part]
     _assign(node, last, value, key)
+
+
+def _hint(config: Any, node: Any, part: str) -> str:
+    """Where in the config a key of that name is, or what is near to it."""
+    found = list(_places(config, part))
+    if found:
+        more = ", ..." if len(found) > 4 else ""
+        return f"there is {', '.join('config.' + place for place in found[:4])}{more}."
+    return near(part, sorted(node.keys()) if hasattr(node, "keys") else [])
+
+
+def _places(node: Any, name: str, at: str = "") -> Iterator[str]:
+    """Dotted keys that end in a name."""
+    for key in node:
+        if key == name:
+            yield at + key
+        if hasattr(node[key], "keys"):
+            yield from _places(node[key], name, f"{at}{key}.")
 
 
 def _assign(node: Any, name: str, value: str, key: str) -> None:

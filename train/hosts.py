@@ -8,6 +8,7 @@ from typing import Any
 from monojax.training import HostOptions, agree, start_hosts
 from monojax.training.watchdog import lost
 from monojax.training.workdir import plain_config
+from train.experiment import Entry
 
 
 class Several:
@@ -21,7 +22,7 @@ class Several:
 
     def connect(
         self,
-        experiment: Any,
+        entry: Entry,
         config: Any,
         coordinator: str = "",
         num_hosts: int | None = None,
@@ -30,7 +31,7 @@ class Several:
         """Connects to the other hosts, if flags or the environment name a coordinator.
 
         Args:
-          experiment: module; needs ``SEVERAL_HOSTS``.
+          entry: of the experiment; it must be one for several hosts.
           config: its config, on which all hosts must agree; ``host_timeout`` is used.
           coordinator: flag; the environment where unset.
           num_hosts: flag; the environment where unset.
@@ -47,7 +48,7 @@ class Several:
             found.host if host is None else host,
             int(config.get("host_timeout", HostOptions.timeout)),
         )
-        if options.coordinator and not getattr(experiment, "SEVERAL_HOSTS", False):
+        if options.coordinator and not entry.several_hosts:
             raise ValueError(f"experiment {config.experiment!r} runs on one host.")
         self.connected = start_hosts(options)
         if self.connected:

@@ -16,6 +16,7 @@ from monojax.data.text import snli, stsb, unique
 from monojax.metrics import effective_dimension, reconstruction_error, sts_score
 from monojax.models.minilm_text import SentenceEncoder
 from monojax.training import Table
+from train.checks import at_least
 from train.reporting import provenance
 
 THREE = ("The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium.")
@@ -98,8 +99,8 @@ def check(config: Any) -> None:
       ValueError: naming the first one.
       FileNotFoundError: if data or the encoder's files are missing.
     """
-    if config.limit is not None and config.limit < 2:
-        raise ValueError(f"config.limit must be None or at least 2, got {config.limit}.")
+    if config.limit is not None:  # None: all pairs
+        at_least(config, 2, "limit")
     sentence_sets(config)
 
 

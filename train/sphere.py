@@ -10,7 +10,6 @@ Reference:
   exact one, `prob_outside_mixup`, was derived here and leads to the paper's conclusion too.
 """
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from monojax.training import Table, write_atomically
-from train.reporting import provenance
+from monojax.training import Table
+from train.reporting import figure, provenance, save_figure
 
 
 def uniform_ball(key: jax.Array, num: int, n: int) -> jax.Array:
@@ -190,12 +189,12 @@ def plot_plane(key: jax.Array, num: int, radius: float, path: Path) -> None:
       radius: r, of the inner disc.
       path: the PNG.
     """
-    figure, axes = _figure(1, 2, (8.4, 5.3))
+    drawn, axes = figure(1, 2, (8.4, 5.3))
     panels = {
         "uniform draws": (uniform_ball, prob_outside_uniform),
         "uniform draws mixed with the origin": (mixup_ball, prob_outside_mixup),
     }
-    for axis, (title, (draw, prob)) in zip(axes, panels.items(), strict=True):
+    for axis, (title, (draw, prob)) in zip(axes[0], panels.items(), strict=True):
         points = np.asarray(draw(key, num, 2))
         outside = np.linalg.norm(points, axis=1) > radius
         for mask, color, label in (
@@ -213,10 +212,10 @@ def plot_plane(key: jax.Array, num: int, radius: float, path: Path) -> None:
         axis.set(aspect="equal", xlabel="$x_1$", ylabel="$x_2$", xlim=limits, ylim=limits)
         share = f"{outside.mean():.0%} outside $B_r$ (exact {float(prob(radius, 2)):.0%})"
         axis.set_title(f"{title}\n{share}", fontsize=10)
-    handles = axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False, markerscale=3)
-    figure.suptitle(f"Unit disc $B$ and $B_r$, r = {radius:g}; {num} points each")
-    _save(figure, path)
+    handles = axes[0][0].get_legend_handles_labels()
+    drawn.legend(*handles, loc="outside lower center", ncols=2, frameon=False, markerscale=3)
+    drawn.suptitle(f"Unit disc $B$ and $B_r$, r = {radius:g}; {num} points each")
+    save_figure(drawn, path)
 
 
 def plot_probabilities(norms: dict[int, tuple[np.ndarray, np.ndarray]], path: Path) -> None:
@@ -228,29 +227,29 @@ def plot_probabilities(norms: dict[int, tuple[np.ndarray, np.ndarray]], path: Pa
     """
     from matplotlib.lines import Line2D
 
-    figure, axes = _figure(1, 2, (9.6, 4.6), sharey=True)
+    drawn, axes = figure(1, 2, (9.6, 4.6), sharey=True)
     r, marks = np.linspace(0, 1, 401), np.linspace(0.05, 0.95, 10)
     for color, (n, both) in zip(_colors(len(norms)), norms.items(), strict=True):
         for axis, exact, sample in zip(
-            axes, (prob_outside_uniform, prob_outside_mixup), both, strict=True
+            axes[0], (prob_outside_uniform, prob_outside_mixup), both, strict=True
         ):
             axis.plot(r, exact(r, n), color=color, label=f"n = {n}")
             axis.plot(marks, _share_outside(sample, marks), "o", color=color, markersize=3.5)
-        axes[1].plot(r, prob_outside_mixup_published(r, n), "--", color=color, linewidth=1)
+        axes[0][1].plot(r, prob_outside_mixup_published(r, n), "--", color=color, linewidth=1)
     for axis, title in zip(
-        axes, ("(a) x uniform in the ball", "(b) x mixed with the origin"), strict=True
+        axes[0], ("(a) x uniform in the ball", "(b) x mixed with the origin"), strict=True
     ):
         axis.set(xlabel="r", title=title, xlim=(0, 1), ylim=(0, 1.02))
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("P(||x|| > r)")
-    axes[0].legend(loc="lower left")
+    axes[0][0].set_ylabel("P(||x|| > r)")
+    axes[0][0].legend(loc="lower left")
     styles = [
         Line2D([], [], color="k", label="exact"),
         Line2D([], [], color="k", linestyle="--", linewidth=1, label="published (an upper bound)"),
         Line2D([], [], color="k", marker="o", markersize=3.5, linestyle="", label="Monte Carlo"),
     ]
-    axes[1].legend(handles=styles, loc="upper right")
-    _save(figure, path)
+    axes[0][1].legend(handles=styles, loc="upper right")
+    save_figure(drawn, path)
 
 
 def _table(norms: dict[int, tuple[np.ndarray, np.ndarray]], radii: Any) -> Table:
@@ -296,23 +295,8 @@ def _check_count(value: Any, name: str) -> None:
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
 
 
-def _figure(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, **options)
-
-
 def _colors(num: int) -> Any:
     """Dark to light: order in n is order in lightness, readable in grey too."""
     from matplotlib import colormaps
 
     return colormaps["viridis"](np.linspace(0, 0.85, num))
-
-
-def _save(figure: Any, path: Path) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    write_atomically(path, buffer.getvalue())

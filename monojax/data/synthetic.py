@@ -15,6 +15,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from monojax.base.checks import one_of
+
 Shift = Literal["code", "paper"]
 Function = Callable[[np.ndarray], np.ndarray]
 
@@ -119,8 +121,7 @@ def shifted_mixing(
     Raises:
       ValueError: on an unknown shift or an ``alpha`` outside [0, 1].
     """
-    if shift not in ("code", "paper"):
-        raise ValueError(f"shift must be 'code' or 'paper', got {shift!r}.")
+    one_of(shift, ("code", "paper"), "shift")
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f"alpha must lie in [0, 1], got {alpha}.")
     kept = 1.0 - (0.3 if shift == "code" else alpha)

@@ -1,6 +1,5 @@
 """Tabular data sets with monotone inputs: loaded, split and scaled, ready to train on."""
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from monojax.base.checks import one_of
 from monojax.data.csv_table import Feature, RawTable
 from monojax.data.locate import embedded_bytes, external_bytes
 from monojax.data.scaling import Rows, Scaling, hold_out, min_max
@@ -179,18 +179,11 @@ def load_tabular(
 
 
 def _find(name: str) -> SetSpec:
-    if name not in BY_NAME:
-        near = difflib.get_close_matches(str(name), TABULAR_SETS, n=2, cutoff=0.5)
-        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise ValueError(
-            f"unknown data set {name!r}; the sets are {', '.join(TABULAR_SETS)}.{hint}"
-        )
-    return BY_NAME[name]
+    return BY_NAME[one_of(name, TABULAR_SETS, "data set")]
 
 
 def _check_options(spec: SetSpec, protocol: str, validation: float, seed: int) -> None:
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol must be one of {PROTOCOLS}, got {protocol!r}.")
+    one_of(protocol, PROTOCOLS, "protocol")
     if protocol == "benchmark" and spec.benchmark is None:
         raise ValueError(
             f"{spec.name} has no benchmark protocol: {spec.no_benchmark}. Use protocol='clean'."

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from monojax.base.checks import one_of
 from monojax.base.extras import require
 from monojax.data.locate import external_bytes
 
@@ -52,8 +53,7 @@ class Inference(NamedTuple):
         Raises:
           ValueError: on another label.
         """
-        if label not in LABELS:
-            raise ValueError(f"label must be one of {LABELS}, got {label!r}.")
+        one_of(label, LABELS, "label")
         chosen = np.flatnonzero(self.labels == LABELS.index(label))
         return [(self.premises[i], self.hypotheses[i]) for i in chosen]
 
@@ -145,16 +145,12 @@ def unique(texts: Iterable[str]) -> list[str]:
 
 
 def _check(name: str, split: str, source: str) -> str:
-    if source not in SOURCES:
-        raise ValueError(f"source must be one of {SOURCES}, got {source!r}.")
+    one_of(source, SOURCES, "source")
     files = tuple(key.split("_")[1] for key in _SHA256 if key.startswith(name))
     prepared = ("train", "dev", "test") if name == "snli" else ("train", "dev")
     known = files if source == "files" else prepared
-    if split not in known:
-        hint = " (GLUE hides the scores of the test part)" if name == "stsb" else ""
-        raise ValueError(
-            f"split of {name} from {source} must be one of {known}{hint}, got {split!r}."
-        )
+    hint = " (GLUE hides the scores of the test part)" if name == "stsb" else ""
+    one_of(split, known, f"split of {name} from {source}{hint}")
     return source
 
 

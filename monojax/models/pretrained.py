@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from monojax.base.checks import one_of
 from monojax.models.tensor_files import read_tensors
 
 # Published layout to ours, and back.
@@ -84,8 +85,7 @@ def load_pretrained(
         over or of another shape.
       FileNotFoundError: if there is no such file.
     """
-    if model not in PUBLISHED:
-        raise ValueError(f"unknown model {model!r}; there is {', '.join(sorted(PUBLISHED))}.")
+    one_of(model, sorted(PUBLISHED), "model")
     published = PUBLISHED[model]
     tensors = {
         name: array

@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from monojax.base.checks import one_of
 from monojax.groups.penalty import ExtraMaps
 from monojax.models.pooled import PooledClassifier
 
@@ -87,10 +88,8 @@ class ResNet(PooledClassifier):
 
     def setup(self):
         """Names the parts: conv1, bn1, layer1_0, ..., extra, fc."""
-        if self.stem not in ("imagenet", "cifar"):
-            raise ValueError(f"stem must be 'imagenet' or 'cifar', got {self.stem!r}.")
-        if self.depth not in _BLOCKS:
-            raise ValueError(f"depth must be 18, 34 or 50, got {self.depth!r}.")
+        one_of(self.stem, ("imagenet", "cifar"), "stem")
+        one_of(self.depth, _BLOCKS, "depth")
         kernel, stride, padding = ((7, 7), (2, 2), 3) if self._large else ((3, 3), (1, 1), 1)
         self.conv1 = nn.Conv(self.width, kernel, stride, padding, use_bias=False, dtype=self.dtype)
         self.bn1 = nn.BatchNorm(

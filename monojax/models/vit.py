@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from monojax.base.checks import one_of
+from monojax.base.renamed import renamed
 from monojax.base.tags import tag
 
 ACTIVATIONS = {"gelu": lambda x: nn.gelu(x, approximate=False), "relu": nn.relu}
@@ -36,6 +38,7 @@ class ViTBlock(nn.Module):
         return x + nn.Dense(x.shape[-1], dtype=self.dtype, name="down")(y)
 
 
+@renamed(pool="reduce")
 class ViT(nn.Module):
     """Vision transformer of Dosovitskiy et al. (2021), arXiv 2010.11929, in small.
 
@@ -47,7 +50,7 @@ class ViT(nn.Module):
       heads: attention heads per block.
       hidden: width of the MLPs' hidden layers; None for twice the width.
       activation: "gelu" or "relu".
-      pool: "cls", a class token in front, whose last state is read, or "mean" over all tokens.
+      reduce: "cls", a class token in front, whose last state is read, or "mean" over all tokens.
       dtype: of the computation; None follows the input and parameters.
     """
 
@@ -58,7 +61,7 @@ class ViT(nn.Module):
     heads: int = 4
     hidden: int | None = None
     activation: str = "gelu"
-    pool: str = "cls"
+    reduce: str = "cls"
     dtype: Any = None
 
     @nn.compact
@@ -82,7 +85,7 @@ class ViT(nn.Module):
         size = (self.patch, self.patch)
         x = nn.Conv(self.width, size, size, "VALID", dtype=self.dtype, name="embed")(x)
         x = x.reshape(x.shape[0], -1, self.width)
-        if self.pool == "cls":
+        if self.reduce == "cls":
             cls = self.param("cls", nn.initializers.normal(0.02), (1, 1, self.width), x.dtype)
             x = jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], 1, self.width)), x], axis=1)
             if keep is not None:
@@ -99,7 +102,7 @@ class ViT(nn.Module):
             )
             x = block(tag(x, f"tokens_{i}"), mask)
         x = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
-        if self.pool == "cls":
+        if self.reduce == "cls":
             x = x[:, 0]
         elif keep is None:
             x = x.mean(axis=1)
@@ -109,11 +112,8 @@ class ViT(nn.Module):
         return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x)
 
     def _check(self, x: jax.Array) -> None:
-        if self.pool not in ("cls", "mean"):
-            raise ValueError(f"pool must be 'cls' or 'mean', got {self.pool!r}.")
-        if self.activation not in ACTIVATIONS:
-            names = tuple(ACTIVATIONS)
-            raise ValueError(f"activation must be one of {names}, got {self.activation!r}.")
+        one_of(self.reduce, ("cls", "mean"), "reduce")
+        one_of(self.activation, ACTIVATIONS, "activation")
         if x.ndim != 4 or x.shape[1] % self.patch or x.shape[2] % self.patch:
             raise ValueError(
                 f"x must be [b, h, w, c] with sides divisible by patch {self.patch}, got {x.shape}."

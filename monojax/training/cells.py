@@ -22,12 +22,16 @@ class Cells:
     Args:
       workdir: the experiment's directory; the files go to its folder ``cells``.
       reuse: another such directory whose cells are read, too; "" for none.
+      older: inputs to what an older version, with other words for them, made names of; cells with
+        such names are read, too.
     """
 
-    def __init__(self, workdir: Path, reuse: str = ""):
+    def __init__(
+        self, workdir: Path, reuse: str = "", older: Callable[[Any], Any] = lambda inputs: inputs
+    ):
         """See the class."""
-        self.directory = Path(workdir) / "cells"
-        self.directory.mkdir(exist_ok=True)
+        self.directory, self.older = Path(workdir) / "cells", older
+        self.directory.mkdir(parents=True, exist_ok=True)
         self.places = [self.directory, *([Path(reuse) / "cells"] if reuse else [])]
 
     def get(
@@ -48,12 +52,13 @@ class Cells:
         Returns:
           The same two, numbers as lists and curves as arrays.
         """
-        text = json.dumps(plain_config({"inputs": inputs}), sort_keys=True)
-        name = f"{label}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        inputs = plain_config({"inputs": inputs})["inputs"]
+        name, before = _name(label, inputs), _name(label, self.older(inputs))
         for place in self.places:
-            if (place / f"{name}.json").exists():
-                skipped()
-                return _read(place, name)
+            for known in dict.fromkeys((name, before)):
+                if (place / f"{known}.json").exists():
+                    skipped()
+                    return _read(place, known)
         found, arrays = compute()
         buffer = io.BytesIO()
         stored: dict[str, Any] = {key: np.asarray(value) for key, value in arrays.items()}
@@ -62,6 +67,11 @@ class Cells:
         plain = {key: np.asarray(value).tolist() for key, value in found.items()}
         write_atomically(self.directory / f"{name}.json", json.dumps(plain, indent=1) + "\n")
         return _read(self.directory, name)
+
+
+def _name(label: str, inputs: Any) -> str:
+    text = json.dumps({"inputs": inputs}, sort_keys=True)
+    return f"{label}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _read(directory: Path, name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -84,6 +84,12 @@ def start_hosts(options: HostOptions) -> bool:
     if options.coordinator == "auto":
         jax.distributed.initialize(**limits)
         return True
+    _, colon, port = options.coordinator.rpartition(":")
+    if not colon or not port.isdigit():
+        raise ValueError(
+            f"a coordinator must be HOST:PORT, such as 10.0.0.1:1234, or 'auto'; "
+            f"got {options.coordinator!r}."
+        )
     num, host = options.num_hosts, options.host
     if num is None or host is None or not 0 <= host < num:
         raise ValueError(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from monojax.training.workdir import write_atomically
+from monojax.training.workdir import as_directory, write_atomically
 
 
 class Table:
@@ -64,9 +64,10 @@ class Table:
         Returns:
           The path of the Markdown file.
         """
-        write_atomically(Path(directory) / f"{name}.csv", self.csv())
+        place = as_directory(directory)
+        write_atomically(place / f"{name}.csv", self.csv())
         text = self.markdown() + (f"\n{note}\n" if note else "")
-        return write_atomically(Path(directory) / f"{name}.md", text)
+        return write_atomically(place / f"{name}.md", text)
 
 
 def interval(values: Any) -> tuple[float, float]:

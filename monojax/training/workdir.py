@@ -1,44 +1,107 @@
 """A work directory belongs to one config: it is resumed, or refused, never overwritten."""
 
+import dataclasses
 import json
 import os
+import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from monojax.base.extras import require
+
 CONFIG = "config.json"
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(/?)")
 
 
 class WorkdirError(ValueError):
     """The directory cannot be used for this run; nothing in it was changed."""
 
 
-def open_workdir(path: str | os.PathLike, config: Any) -> Path:
+@dataclasses.dataclass(frozen=True)
+class Versioned:
+    """A config that also opens the directories that older words for it made.
+
+    Args:
+      config: a mapping of JSON-able values, or an object with `to_dict`, in today's words.
+      today: stored plain data, in the words of its day, to the same in today's.
+    """
+
+    config: Any
+    today: Callable[[dict[str, Any]], dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as plain data, in today's words."""
+        return plain_config(self.config)
+
+
+def as_directory(path: str | os.PathLike) -> Any:
+    """A directory on this machine, or in a store that is named by an address.
+
+    Args:
+      path: a local path, or an address such as "gs://bucket/run" (as text: pathlib would fold its
+        two slashes to one).
+
+    Returns:
+      An absolute `pathlib.Path`, or an `etils.epath.Path` with the same methods.
+
+    Raises:
+      WorkdirError: if an address has lost a slash.
+      ImportError: if etils, which reads addresses, is not installed.
+    """
+    text = os.fspath(path)
+    address = _ADDRESS.match(text)
+    if address is None:
+        return Path(text).absolute()
+    if not address.group(2):
+        raise WorkdirError(
+            f"{text!r} looks like an address that lost a slash, as pathlib.Path makes of one; "
+            f"give it as text: {address.group(1)}://{text[address.end() :]}."
+        )
+    return require("etils.epath", "train").Path(text)
+
+
+def is_local(path: str | os.PathLike) -> bool:
+    """True for a path on this machine, False for an address such as "gs://bucket/run".
+
+    Args:
+      path: see :func:`as_directory`.
+
+    Returns:
+      bool.
+    """
+    return _ADDRESS.match(os.fspath(path)) is None
+
+
+def open_workdir(path: str | os.PathLike, config: Any) -> Any:
     """Creates a work directory for ``config``, or opens the one that this config made.
 
     Args:
-      path: the directory; created with its parents if absent.
-      config: a mapping of JSON-able values, or an object with `to_dict` (ml_collections).
+      path: the directory; created with its parents if absent. An address such as
+        "gs://bucket/run" works where etils finds the store's client (gcsfs for Google's).
+      config: a mapping of JSON-able values, or an object with `to_dict` (ml_collections), or
+        :class:`Versioned`, for directories that were made when options had other names.
 
     Returns:
-      The absolute path.
+      The directory as :func:`as_directory` gives it.
 
     Raises:
       WorkdirError: if the directory holds something else, or was made with another config;
         the message lists the keys that differ. Nothing is changed then.
     """
-    path = Path(path).absolute()
+    place = as_directory(path)
     wanted = plain_config(config)
-    if path.exists() and not path.is_dir():
-        raise WorkdirError(f"{path} is a file; give a directory for the results.")
-    if path.is_dir() and any(not _is_leftover(item) for item in path.iterdir()):
-        _check_same(path, wanted)
+    today = config.today if isinstance(config, Versioned) else lambda stored: stored
+    if place.exists() and not place.is_dir():
+        raise WorkdirError(f"{place} is a file; give a directory for the results.")
+    if place.is_dir() and any(not _is_leftover(item) for item in place.iterdir()):
+        _check_same(place, wanted, today)
     else:
-        path.mkdir(parents=True, exist_ok=True)
-        write_atomically(path / CONFIG, json.dumps(wanted, indent=2, sort_keys=True) + "\n")
-    return path
+        place.mkdir(parents=True, exist_ok=True)
+        write_atomically(place / CONFIG, json.dumps(wanted, indent=2, sort_keys=True) + "\n")
+    return place
 
 
 def plain_config(config: Any) -> dict[str, Any]:
@@ -57,18 +120,22 @@ def plain_config(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(data))
 
 
-def write_atomically(path: str | os.PathLike, content: str | bytes) -> Path:
+def write_atomically(path: str | os.PathLike, content: str | bytes) -> Any:
     """Writes a file so that a reader, or a crash, sees the old content or the new, never half.
 
     Args:
-      path: the file; its directory must exist.
+      path: the file, also by an address (see :func:`as_directory`); its directory must exist.
       content: text (UTF-8) or bytes.
 
     Returns:
       The path.
     """
-    path = Path(path)
     data = content.encode() if isinstance(content, str) else content
+    if not is_local(path):
+        remote = as_directory(path)
+        remote.write_bytes(data)  # stores replace an object as a whole
+        return remote
+    path = Path(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -83,7 +150,7 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> Path:
     return path
 
 
-def _is_leftover(path: Path) -> bool:
+def _is_leftover(path: Any) -> bool:
     """A half-written config of our own, from a run killed in its first moment."""
     return path.name.startswith(f".{CONFIG}.")
 
@@ -100,8 +167,8 @@ def machine() -> str:
     )
 
 
-def _check_same(path: Path, wanted: dict[str, Any]) -> None:
-    """Raises unless the directory was made with the wanted config."""
+def _check_same(path: Any, wanted: dict[str, Any], today: Callable[[Any], Any]) -> None:
+    """Raises unless the directory was made with the wanted config, in whatever words."""
     file = path / CONFIG
     if not file.exists():
         raise WorkdirError(
@@ -114,6 +181,7 @@ def _check_same(path: Path, wanted: dict[str, Any]) -> None:
         raise WorkdirError(
             f"{file} is damaged ({error}); choose another work directory."
         ) from error
+    found = today(found) if isinstance(found, dict) else found
     found_different = [
         f"{key} is {there!r} there and {now!r} now"
         for key, there, now in differences(found, wanted)

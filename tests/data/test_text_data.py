@@ -48,7 +48,7 @@ def test_environment_variable(data_dir, monkeypatch):
 
 
 def test_bad_arguments_and_damaged_files(tmp_path):
-    with pytest.raises(ValueError, match=r"must be one of \('dev', 'test'\), got 'train'"):
+    with pytest.raises(ValueError, match=r"must be one of 'dev', 'test', got 'train'"):
         snli("train", tmp_path)
     with pytest.raises(ValueError, match="hides the scores"):
         stsb("test", source="tfds")

@@ -192,7 +192,7 @@ def test_bad_configs_are_named():
         get_config("fast")
     config = get_config("quick")
     for key, value, message in (
-        ("data", "mnits", "did you mean mnist"),
+        ("data", "mnits", "did you mean 'mnist'"),
         ("epochs", 0, "config.epochs must be at least 1"),
     ):
         other = config.copy_and_resolve_references()

@@ -74,10 +74,10 @@ def test_imagenet_s_says_what_it_needs(tmp_path):
 
 def test_config_mistakes(config):
     for key, value, match in [
-        ("methods", ("gradcam",), "unknown 'gradcam' in config.methods; did you mean grad_cam"),
+        ("methods", ("gradcam",), "got 'gradcam'; did you mean 'grad_cam'"),
         ("alphas", (0.6,), r"an alpha must lie in \[0, 0.5\], got 0.6"),
         ("validation", 31, r"must lie in \[1, 30\], got 31"),
-        ("studies", ("squeeze_coco",), "unknown study 'squeeze_coco'"),
+        ("studies", ("squeeze_coco",), "got 'squeeze_coco'"),
     ]:
         wrong = config()
         with wrong.unlocked():

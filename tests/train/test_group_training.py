@@ -61,10 +61,10 @@ def test_the_paper_s_numbers_are_in_the_configs():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"data": "mnits"}, "did you mean mnist"),
+        ({"data": "mnits"}, "did you mean 'mnist'"),
         ({"model.name": "resnet"}, "config.model.name"),
         ({"optimizer.name": "adam"}, "config.optimizer.name"),
-        ({"unfamiliar": ("noises",)}, "did you mean noise"),
+        ({"unfamiliar": ("noises",)}, "did you mean 'noise'"),
         ({"penalties.group.form": "slope"}, "config.penalties.group.form"),
         ({"penalties.group.gamma": -1.0}, "gamma must be >= 0"),
         ({"penalties.group.mu": float("nan")}, "mu must be >= 0"),

@@ -161,11 +161,11 @@ def test_published_weights_leave_the_new_layers_fresh():
 @pytest.mark.parametrize(
     "override, match",
     [
-        ("data.source=photo", "did you mean photos"),
+        ("data.source=photo", "did you mean 'photos'"),
         ("model.depth=20", "config.model.depth is 20; there is: 18, 34, 50"),
-        ("model.dtype=float16", "did you mean bfloat16"),
-        ("form=gradients", "did you mean gradient"),
-        ("lr_scaling=line", "did you mean linear"),
+        ("model.dtype=float16", "did you mean 'bfloat16'"),
+        ("form=gradients", "did you mean 'gradient'"),
+        ("lr_scaling=line", "did you mean 'linear'"),
         ("gamma=-1", "config.gamma must be at least 0"),
         ("batch_size=0", "config.batch_size must be at least 1"),
         ("batch_size=100", "2 epochs of 44 images do not fill a batch of 100"),

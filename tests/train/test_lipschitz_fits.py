@@ -205,7 +205,7 @@ TINY = [
     "--config=lipschitz_fits:quick",
     "--config.seeds=(123,)",
     "--config.fit.points=20",
-    "--config.fit.batch=10",
+    "--config.fit.batch_size=10",
     "--config.fit.epochs=3",
     "--config.smooth.smooth.features=(6,)",
     "--config.overestimation.models=('sandwich',)",
@@ -313,19 +313,25 @@ def _rows_agree_with_cell(run, name, table, cell):
 @pytest.mark.parametrize(
     "override, match",
     [
-        ("parts=('tightnes',)", "unknown part 'tightnes'; did you mean tightness"),
+        (
+            "parts=('tightnes',)",
+            "got 'tightnes'; did you mean 'tightness'",
+        ),
         ("tightness.models=('sandwitch',)", "unknown model 'sandwitch'; did you mean sandwich"),
-        ("overestimation.cases=(('stepe',50.0),)", "unknown target 'stepe'; did you mean steep"),
+        ("overestimation.cases=(('stepe',50.0),)", "got 'stepe'; did you mean 'steep'"),
         ("tightness.constants=(1.0,50.0)", "tightness.constants must exceed alpha = 1, got 1.0"),
         ("tightness.windows=((0.0,1.0),)", "needs one window per constant"),
         ("fit.points=10", "config.fit.points must be at least 50, got 10"),
         ("fit.lr=0.0", "config.fit.lr must be > 0"),
         ("smooth.smooth.sharpness=-1.0", "smooth.smooth.sharpness must be > 0, got -1.0"),
-        ("smooth.smooth.weight_map=sqare", "weight_map is 'sqare'; did you mean square"),
-        ("init.z_inits=('uniform',)", "unknown init.z_inits 'uniform'"),
-        ("init.activations=('rely',)", "unknown init.activations 'rely'; did you mean relu"),
+        (
+            "smooth.smooth.weight_map=sqare",
+            "got 'sqare'; did you mean 'square'",
+        ),
+        ("init.z_inits=('uniform',)", "got 'uniform'; did you mean"),
+        ("init.activations=('rely',)", "got 'rely'; did you mean 'relu'"),
         ("init.gap=0.0", "config.init needs alpha >= 0, gap > 0"),
-        ("seeds=()", "config.seeds .* must be at least 1, got 0"),
+        ("seeds=()", "config.seeds must hold at least 1, got 0"),
     ],
 )
 def test_bad_values_fail_before_anything_is_written(tmp_path, override, match, capsys):
@@ -345,7 +351,7 @@ def test_modes():
     assert total_steps(get_config()) == sum(total_steps(get_config(part)) for part in PARTS)
     with pytest.raises(ValueError, match=r"unknown mode 'fast'; lipschitz_fits.py has full, quick"):
         get_config("fast")
-    with pytest.raises(ValueError, match="has no option 'sharpnes'; did you mean sharpness"):
+    with pytest.raises(ValueError, match="got 'sharpnes'; did you mean 'sharpness"):
         lipschitz_models.smooth("x", {"sharpnes": 1.0})
 
 

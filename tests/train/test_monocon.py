@@ -18,7 +18,7 @@ from train.configs import monocon_cifar10, monocon_cifar100, monocon_digits, mon
 from train.monocon.data import (
     augmented,
     digit_pairs,
-    normalised,
+    normalise,
     paired_views,
     seed_42_split,
 )
@@ -139,7 +139,7 @@ def test_padding_is_cut_to_a_multiple_of_16():
 def test_image_inputs():
     images = np.full((4, 32, 32, 3), 255, np.uint8)
     white = (1 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
-    np.testing.assert_allclose(normalised(images)[0, 0, 0], white, rtol=1e-6)
+    np.testing.assert_allclose(normalise(images)[0, 0, 0], white, rtol=1e-6)
     out = np.asarray(jax.jit(augmented)(jax.random.key(0), images))
     black = -np.array([0.485, 0.456, 0.406]) / np.array([0.229, 0.224, 0.225])
     assert out.shape == images.shape
@@ -201,10 +201,10 @@ def test_configs_are_in_order(file):
 
 def test_mistakes_are_named():
     cases = {
-        "unknown problem 'digit'": {"problem": "digit"},
-        "unknown kind 'monoconn'": {"kinds": ("monoconn",)},
+        "config.problem must be one of .* got 'digit'": {"problem": "digit"},
+        "config.kinds must be one of .* got 'monoconn'": {"kinds": ("monoconn",)},
         "config.seeds": {"seeds": ()},
-        "recipe.batch must be at least 2": {"recipe.batch": 1},
+        "recipe.batch_size must be at least 2": {"recipe.batch_size": 1},
         "recipe.temperature must be > 0": {"recipe.temperature": 0.0},
     }
     for message, change in cases.items():

@@ -27,6 +27,17 @@ from train.penalties import report
         (["--config.sed=3"], "config has no key 'sed'; did you mean seed"),
         (["--config.penalty.gama=3"], "config.penalty has no key 'gama'; did you mean gamma"),
         (["--config.seeds.x=3"], "config.seeds has no key 'x'"),
+        (["--config.epochs=3"], "there is config.problems.auto_mpg.epochs, config.problems.synth"),
+        (["--config.penalty.lr=3"], "there is config.problems.auto_mpg.lr"),
+        (["--config", "tokens", "--config.heads=3"], "there is config.vit.model.heads"),
+        (["--config.penalty.gamma"], "--config.penalty.gamma has no value; write"),
+        (["--config.seeds", "--workdir=x"], "--config.seeds has no value; write --config.seeds="),
+        (["--config.chunk=3"], "config.chunk is named config.seeds_at_once now"),
+        (["--config=difference", "--config.reparam=clip"], "is named config.weight_map now"),
+        (["--config=monocon_snli", "--config.embed_batch=2"], "named config.embed_batch_size now"),
+        (["--config=monocon_digits", "--config.recipe.batch", "2"], "config.recipe.batch_size now"),
+        (["--config=tokens", "--config.vit.model.pool=mean"], "named config.vit.model.reduce now"),
+        (["--config=explain", "--config.batch=3"], "config.batch is named config.batch_size now"),
         (["--config.seeds=many"], "takes a int .now 10., got 'many', a str"),
         (["--config.problems=3"], "is a group; set one of auto_mpg, synthetic_100"),
         (["--wrkdir", "x"], "unknown argument '--wrkdir'; did you mean --workdir"),
@@ -52,19 +63,104 @@ def test_overrides_keep_types():
 @pytest.mark.parametrize(
     "override, match",
     [
-        ("kinds=('none','mixupp')", "unknown kind of penalty 'mixupp'; did you mean mixup"),
-        ("penalty.reduce=maxx", "config.penalty.reduce is 'maxx'; did you mean max"),
-        ("problems.auto_mpg.data=auto_mgp", "did you mean auto_mpg"),
-        ("problems.synthetic_100.shift=cod", "did you mean code"),
+        ("kinds=('none','mixupp')", "got 'mixupp'; did you mean 'mixup'"),
+        (
+            "penalty.reduce=maxx",
+            "penalty.reduce must be one of 'mean', 'max', got 'maxx'; did you mean 'max'",
+        ),
+        ("problems.auto_mpg.data=auto_mgp", "did you mean 'auto_mpg'"),
+        ("problems.synthetic_100.shift=cod", "did you mean 'code'"),
         ("seeds=0", "config.seeds must be at least 1, got 0"),
         ("penalty.gamma=-1.0", "config.penalty.gamma must be at least 0"),
-        ("experiment=penaltys", "unknown experiment 'penaltys'; did you mean penalties"),
+        ("experiment=penaltys", "got 'penaltys'; did you mean 'penalties'"),
     ],
 )
 def test_mistyped_values_fail_before_anything_is_written(tmp_path, override, match, capsys):
     argv = ["--config=main:quick", f"--config.{override}", f"--workdir={tmp_path / 'run'}"]
     assert main(argv) == 1
     assert match in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_a_value_may_follow_its_key():
+    argv = ["--config.penalty.gamma", "10", "--config.seed", "-1", "--config.kinds=('none',)"]
+    config, _ = parse([*argv, "--workdir", "w"], CONFIGS)
+    assert (config.penalty.gamma, config.seed, config.kinds) == (10.0, -1, ("none",))
+
+
+def test_help_lists_every_config(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    out = capsys.readouterr().out
+    for path in CONFIGS.glob("*.py"):
+        assert path.stem == "__init__" or f"\n  {path.stem} " in out
+    assert "four models, ten seeds" in out
+
+
+@pytest.mark.parametrize(
+    "lines, match",
+    [
+        ("c.experiment, c.reparam = 'difference', 'abs'", "config.reparam is named config.weight"),
+        ("c.experiment, c.chunk = 'penalties', 5", "config.chunk is named config.seeds_at_once"),
+        (
+            "c.experiment, c.recipe = 'monocon', dict(batch=5)",
+            "config.recipe.batch is named config.recipe.batch_size",
+        ),
+    ],
+)
+def test_an_old_word_in_ones_own_config_file(tmp_path, lines, match):
+    text = f"import ml_collections\ndef get_config():\n    c = ml_collections.ConfigDict()\n    {lines}\n"
+    (tmp_path / "own.py").write_text(text + "    return c\n")
+    with pytest.raises(UsageError, match=match):
+        parse(["--config", str(tmp_path / "own.py")], CONFIGS)
+
+
+def test_an_old_name_of_an_experiment(tmp_path, capsys):
+    assert main(["--config=minilm_golden", "--config.experiment=sentences"]) == 1
+    assert "the experiment 'sentences' is named 'minilm_golden' now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "module, extra",
+    [("ml_collections", "train"), ("matplotlib", "train"), ("sklearn", "sklearn"), ("PIL", "data")],
+)
+def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch, capsys, module, extra):
+    def absent(*_):
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    where = "train.arguments.load_config" if module == "ml_collections" else "train.__main__.run"
+    monkeypatch.setattr(where, absent)
+    assert main([f"--workdir={tmp_path / 'run'}"]) == 1
+    error = capsys.readouterr().err
+    assert f"the package {module!r}" in error and f"'.[{extra}]'" in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("coordinator", ["localhost", "localhost:", "10.0.0.1:http", ":x"])
+def test_a_coordinator_without_a_port(tmp_path, coordinator, capsys):
+    argv = ["--config=imagenet:quick", "--config.data.source=fake", "--num_hosts=2", "--host=0"]
+    assert main([*argv, f"--coordinator={coordinator}", f"--workdir={tmp_path / 'run'}"]) == 1
+    assert "must be HOST:PORT" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "config, hint",
+    [("groups:quick", "--config.source=tfds"), ("groups:cifar10", "--config.source=tfds")],
+)
+def test_missing_data_name_the_other_source(tmp_path, monkeypatch, capsys, config, hint):
+    monkeypatch.delenv("MONOJAX_DATA", raising=False)
+    assert main([f"--config={config}", f"--workdir={tmp_path / 'run'}"]) == 1
+    assert hint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["gs://bucket/run", "s3://bucket/run", "gs:/bucket/run"])
+def test_a_remote_work_directory_is_refused_where_results_are_local(
+    tmp_path, monkeypatch, capsys, address
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--config=main:quick", f"--workdir={address}"]) == 1
+    error = capsys.readouterr().err
+    assert "give a local --workdir" in error or "lost a slash" in error
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_without_get_config(tmp_path):
@@ -95,6 +191,7 @@ def tiny(tmp_path, *more):
     return [*TINY, *more, f"--workdir={tmp_path / 'run'}"]
 
 
+@pytest.mark.slow
 def test_an_experiment_writes_and_resumes(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(penalties, "NUM_CHECK", 200)
     assert main(tiny(tmp_path)) == 0
@@ -114,6 +211,7 @@ def test_an_experiment_writes_and_resumes(tmp_path, capsys, monkeypatch):
     assert "belongs to another config: penalty.gamma is 10000.0" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_another_process(tmp_path, checkout):
     """The real program, stopped by SIGTERM: exit status 143 and a checkpoint that is named."""
     command = [sys.executable, "-m", "train", "--config=main:quick", "--config.kinds=('none',)"]
@@ -133,7 +231,7 @@ def test_ctrl_c_and_another_process(tmp_path, checkout):
 def test_unknown_kind_and_set():
     config, _ = parse(["--config", "main:quick"], CONFIGS)
     config.kinds = ("mixupp",)
-    with pytest.raises(ValueError, match="unknown kind of penalty 'mixupp'"):
+    with pytest.raises(ValueError, match=r"kind of penalty must be one of .*got 'mixupp'"):
         options = config.problems.auto_mpg
         problem = penalties.load_problem("auto_mpg", options)
         model = penalties._model(problem, options)
@@ -145,6 +243,7 @@ def test_unknown_kind_and_set():
         penalties.load_problem("x", ml_collections.ConfigDict({"data": "heart_cleveland"}))
 
 
+@pytest.mark.slow
 def test_all_kinds_give_finite_penalties():
     """Every region the reference has, in one step each."""
     import jax

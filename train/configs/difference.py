@@ -25,7 +25,7 @@ def get_config(mode="full"):
     c.seeds = (0, 1, 2)
     c.widths = (256, 256)  # hidden layers of each of the two networks
     c.epochs, c.batch_size = 6, 128
-    c.reparam = "square"
+    c.weight_map = "square"
     c.networks = dict(
         dic=dict(title="DIC, h(x)", inverted=False, decay=0.0, **CONVEX),
         dm=dict(title="DM, h(x)", inverted=False, decay=0.0, concave=0.5, **MONOTONE),
@@ -73,7 +73,7 @@ def get_config(mode="full"):
 
 
 def parametrisations():
-    start = dict(inverted=False, decay=0.0, concave=0.5, reparam="square", **MONOTONE)
+    start = dict(inverted=False, decay=0.0, concave=0.5, weight_map="square", **MONOTONE)
     changes: dict[str, dict] = {
         "square, rate 0.01, spread 2, centred, half concave": dict(),
         "rate 0.001": dict(lr=1e-3),
@@ -81,10 +81,10 @@ def parametrisations():
         "spread 0.65, rate 0.001": dict(spread=0.65, lr=1e-3),
         "biases not centred": dict(centred=False),
         "convex units only": dict(concave=0.0),
-        "softplus, rate 0.03": dict(reparam="softplus", lr=3e-2),
-        "exp, rate 0.03": dict(reparam="exp", lr=3e-2),
-        "abs, rate 0.003": dict(reparam="abs", lr=3e-3),
-        "clip, rate 0.003": dict(reparam="clip", lr=3e-3),
+        "softplus, rate 0.03": dict(weight_map="softplus", lr=3e-2),
+        "exp, rate 0.03": dict(weight_map="exp", lr=3e-2),
+        "abs, rate 0.003": dict(weight_map="abs", lr=3e-3),
+        "clip, rate 0.003": dict(weight_map="clamp", lr=3e-3),
     }
     return {
         f"row{i}": {**start, "title": title, **change}

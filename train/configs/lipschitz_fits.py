@@ -32,9 +32,9 @@ def get_config(mode="full"):
     c = ml_collections.ConfigDict()
     c.experiment, c.mode = "lipschitz_fits", mode
     c.seeds = (123, 43, 13, 7, 365)  # the published code's default, and four of a related one
-    c.chunk = 5  # runs side by side
+    c.seeds_at_once = 5  # runs side by side
     c.alpha = 1.0  # smallest slope of the bi-Lipschitz networks
-    c.fit = dict(points=300, batch=50, epochs=100, lr=0.01)
+    c.fit = dict(points=300, batch_size=50, epochs=100, lr=0.01)
     c.descent_steps = 300  # "blnn": inner steps in training (published: 500 or 1000)
     c.judge_steps = 1000  # "blnn": inner steps when it is measured
     # Rows beside the published network: a name and options of train.lipschitz_fits.models.smooth.

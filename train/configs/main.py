@@ -12,7 +12,7 @@ def get_config(mode="full"):
     c = ml_collections.ConfigDict()
     c.experiment, c.mode = "penalties", mode
     c.seed, c.seeds = 0, 10
-    c.chunk = 5  # seeds side by side; 4 or 5 was fastest on 2 cores (tests/bench/seeds.py)
+    c.seeds_at_once = 5  # seeds side by side; 4 or 5 was fastest on 2 cores (tests/bench/seeds.py)
     c.kinds = ("none", "random", "train", "mixup")
     # Reference recipe for Tables 1-2: worst violation of 1,024 points, weight 1e4.
     c.penalty = dict(reduce="max", gamma=1e4, margin=0.0, points=1024, radius=0.5)

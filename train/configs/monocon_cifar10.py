@@ -23,7 +23,7 @@ def get_config(mode="full"):
     c.data_dir = ""  # or MONOJAX_DATA
     c.reuse = ""
     c.parallel = False  # True: batches over all local devices
-    c.embed_batch = 1000
+    c.embed_batch_size = 1000
     c.data = dict(
         name="cifar10",
         source="tfds",  # or "files": JPEG copies, see monojax.data.images
@@ -34,7 +34,7 @@ def get_config(mode="full"):
         limit=0,  # images per part; 0 is all
     )
     c.recipe = dict(
-        batch=256,
+        batch_size=256,
         keep_last=True,  # (code)
         temperature=0.1,
         lr_encoder=5e-4,

@@ -20,9 +20,9 @@ def get_config(mode="full"):
     if mode == "dynamics":
         c.recipe.update(patience=50, validate_every=1)
     elif mode == "quick":
-        c.seeds, c.once, c.cut, c.snapshots, c.embed_batch = (42,), (), (8,), (0, 1), 32
+        c.seeds, c.once, c.cut, c.snapshots, c.embed_batch_size = (42,), (), (8,), (0, 1), 32
         c.data.update(width=4, valid=16, watch=16, limit=64)
-        c.recipe.update(batch=32, epochs=1, warmup_epochs=1, validate_every=1)
+        c.recipe.update(batch_size=32, epochs=1, warmup_epochs=1, validate_every=1)
     elif mode != "full":
         raise ValueError(f"unknown mode {mode!r}; there is 'full', 'dynamics' and 'quick'.")
     return c

@@ -19,7 +19,7 @@ def get_config(mode="full"):
     c.data_dir = ""  # or MONOJAX_DATA
     c.reuse = ""  # another run's directory, whose finished trainings are taken
     c.parallel = False  # batches over all local devices
-    c.embed_batch = 1000
+    c.embed_batch_size = 1000
     c.data = dict(
         train=8000,  # pairs of the 65% of the digits that are for training
         valid=1000,  # of 10%
@@ -30,7 +30,7 @@ def get_config(mode="full"):
         features=(256, 256),  # the encoder; the last is d, and the head is 2 d wide
     )
     c.recipe = dict(
-        batch=256,
+        batch_size=256,
         keep_last=False,  # one shape, one compilation
         temperature=0.1,
         # The paper's 2e-4 needs many more steps. With 1e-3 for both and 40 epochs MonoCon reached
@@ -50,8 +50,8 @@ def get_config(mode="full"):
     if mode == "quick":
         c.seeds, c.once, c.cut, c.snapshots = (42,), (), (4,), (0, 1)
         c.data.update(train=200, valid=60, test=100, watch=60, features=(16, 16))
-        c.recipe.update(batch=64, epochs=2, warmup_epochs=1, patience=2, validate_every=1)
-        c.embed_batch = 100
+        c.recipe.update(batch_size=64, epochs=2, warmup_epochs=1, patience=2, validate_every=1)
+        c.embed_batch_size = 100
     elif mode != "full":
         raise ValueError(f"unknown mode {mode!r}; monocon_digits.py has 'full' and 'quick'.")
     return c

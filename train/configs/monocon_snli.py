@@ -21,7 +21,7 @@ def get_config(mode="full"):
     c.data_dir = ""  # or MONOJAX_DATA; of tensorflow-datasets for data.source "tfds"
     c.reuse = ""
     c.parallel = False
-    c.embed_batch = 256
+    c.embed_batch_size = 256
     c.data = dict(
         folder="",  # of model.safetensors and tokenizer.json
         source="tfds",
@@ -31,7 +31,7 @@ def get_config(mode="full"):
         limit=0,  # pairs per set; 0 is all
     )
     c.recipe = dict(
-        batch=128,  # pairs
+        batch_size=128,  # pairs
         keep_last=True,  # (code)
         temperature=0.05,
         lr_encoder=2e-7,  # the published training script has 2e-4, its analysis script 2e-7
@@ -47,7 +47,7 @@ def get_config(mode="full"):
     c.cut = (128, 64, 16)
     c.snapshots = (0, 1, 5, 10)
     if mode in ("reduced", "quick"):
-        c.problem, c.embed_batch = "cached_sentences", 1000
+        c.problem, c.embed_batch_size = "cached_sentences", 1000
         c.data = dict(cache="runs/minilm_golden", folder="", limit=0)
         # (ours) 27 times fewer pairs than SNLI train: a larger rate, no warm-up, no stopping.
         c.recipe.update(
@@ -56,7 +56,7 @@ def get_config(mode="full"):
         c.snapshots, c.once = (0, 2, 6, 12, 24), ()
     if mode == "quick":
         c.data.update(limit=80, cache="runs/monocon_quick")
-        c.recipe.update(batch=32, epochs=2, validate_every=1)
+        c.recipe.update(batch_size=32, epochs=2, validate_every=1)
         c.cut, c.snapshots, c.seeds = (16,), (0, 1), (42,)
     elif mode not in ("full", "reduced"):
         raise ValueError(f"unknown mode {mode!r}; there is 'full', 'reduced' and 'quick'.")

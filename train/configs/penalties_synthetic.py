@@ -16,7 +16,7 @@ SIZES = {100: 20, 200: 40, 400: 80, 500: 100}
 def get_config(mode="full"):
     c = main_config("full")
     c.mode, c.seeds = mode, 20
-    c.chunk = 1  # the least memory at D = 500
+    c.seeds_at_once = 1  # the least memory at D = 500
     modes = {"full": tuple(SIZES), "quick": (100,)} | {f"d{d}": (d,) for d in SIZES}
     if mode not in modes:
         raise ValueError(f"unknown mode {mode!r}; penalties_synthetic.py has {', '.join(modes)}.")

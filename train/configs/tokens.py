@@ -27,11 +27,11 @@ def get_config(mode="full"):
     )
     c.validation, c.test = 16, 120  # examples: choice of settings, report
     c.steps = 10  # the deleted share grows by 1/10
-    c.chunk = 8  # examples at once
+    c.batch_size = 8  # examples at once
     c.vit = ml_collections.ConfigDict()
     c.vit.data, c.vit.data_dir, c.vit.seed = "mnist", config_dict.placeholder(str), 0
     c.vit.model = ml_collections.ConfigDict(
-        dict(patch=4, width=32, depth=3, heads=4, activation="gelu", pool="cls")
+        dict(patch=4, width=32, depth=3, heads=4, activation="gelu", reduce="cls")
     )
     c.vit.steps, c.vit.batch_size, c.vit.lr = 800, 128, 3e-3
     c.vit.layers = ("tokens_0", "tokens_1", "tokens_2")
@@ -45,10 +45,10 @@ def get_config(mode="full"):
     c.minilm.alphas = (0.45, 0.48, 0.49, 0.495, 0.499)
     if mode == "quick":
         c.problems = ("vit",)
-        c.validation, c.test, c.steps, c.chunk = 3, 5, 4, 4
+        c.validation, c.test, c.steps, c.batch_size = 3, 5, 4, 4
         c.vit.data, c.vit.steps = "digits", 6
         c.vit.model = ml_collections.ConfigDict(
-            dict(patch=2, width=8, depth=2, heads=2, activation="gelu", pool="cls")
+            dict(patch=2, width=8, depth=2, heads=2, activation="gelu", reduce="cls")
         )
         c.vit.layers, c.vit.alphas = ("tokens_1",), (0.4, 0.49)
     elif mode != "full":

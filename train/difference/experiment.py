@@ -19,10 +19,13 @@ import optax
 from monojax.base.compat import enable_x64
 from monojax.layers import DCNetwork
 from monojax.training import ArrayBatches, Table, create_state, fit, jit_step, write_atomically
-from train.checks import near
+from train.checks import above, at_least, choice
 from train.difference import maps as difference_maps
 from train.difference.data import CLASSES, TRAINING, Images, load
+from train.renamed import translated
 from train.reporting import provenance
+
+OLD_MAPS = {"clamp": "clip"}
 
 
 def check(config: Any) -> None:
@@ -34,24 +37,14 @@ def check(config: Any) -> None:
     Raises:
       ValueError: naming the first one.
     """
-    if config.data not in TRAINING:
-        raise ValueError(f"config.data is {config.data!r}; {near(config.data, list(TRAINING))}")
-    least = {key: config[key] for key in ("epochs", "batch_size", "pairs")}
-    least |= {"seeds": len(config.seeds), "networks": len(config.networks)}
-    least |= {f"maps.{key}": config.maps[key] for key in ("images", "examples")}
-    for key, number in least.items():
-        if number < 1:
-            raise ValueError(f"config.{key} must be at least 1, got {number}.")
+    choice(config, TRAINING, "data")
+    at_least(config, 1, "epochs", "batch_size", "pairs", "seeds", "networks")
+    at_least(config, 1, "maps.images", "maps.examples")
     for name, options in config.networks.items():
         build(config, options)
-        if not (options.lr > 0 and options.decay >= 0):
-            raise ValueError(
-                f"config.networks.{name}: lr must be above 0 and decay at least 0, got "
-                f"{options.lr} and {options.decay}."
-            )
-    for name in config.maps.networks:
-        if name not in config.networks:
-            raise ValueError(f"config.maps.networks: {near(name, list(config.networks))}")
+        above(options, 0, "lr", at=f"config.networks.{name}")
+        at_least(options, 0, "decay", at=f"config.networks.{name}")
+    choice(config, config.networks, "maps.networks")
 
 
 def total_steps(config: Any) -> int:
@@ -105,18 +98,19 @@ def build(config: Any, options: Any) -> DCNetwork:
     """The network of one row of the config.
 
     Args:
-      config: widths, reparam.
-      options: kind, inverted, spread, concave, centred; reparam and activation, if not the
+      config: widths, weight_map.
+      options: kind, inverted, spread, concave, centred; weight_map and activation, if not the
         common ones.
 
     Returns:
       A linen module, rows of pixels to logits.
     """
+    weight_map = options.get("weight_map", config.weight_map)
     return DCNetwork(
         (*config.widths, CLASSES),
         kind=options.kind,
         inverted=options.inverted,
-        reparam=options.get("reparam", config.reparam),
+        reparam=OLD_MAPS.get(weight_map, weight_map),
         spread=options.spread,
         concave=options.concave,
         activation=options.get("activation", "relu"),
@@ -152,7 +146,7 @@ def train(
     key_params, key_run = jax.random.split(jax.random.key(seed))
     params = jax.jit(net.init)(key_params, data.x_train[:1])
     state = create_state(key_run, params, optimizer)
-    shared = {key: config[key] for key in ("data", "widths", "epochs", "batch_size", "reparam")}
+    shared = {key: config[key] for key in ("data", "widths", "epochs", "batch_size", "weight_map")}
     begin = time.monotonic()
     done = fit(
         state,
@@ -160,7 +154,7 @@ def train(
         num_steps=num_steps,
         batches=ArrayBatches({"x": data.x_train, "y": data.y_train}, config.batch_size, seed=seed),
         workdir=place,
-        config={**shared, "network": options.to_dict(), "seed": seed},
+        config=translated("difference", {**shared, "network": options.to_dict(), "seed": seed}),
         log_every=max(num_steps // 50, 1),
         checkpoint_every=max(num_steps // 2, 1),
         tensorboard=False,

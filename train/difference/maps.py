@@ -7,7 +7,6 @@ share of another image's map on the same pixels; h's also with the strokes of an
 """
 
 import functools
-import io
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from monojax.layers import DCNetwork
 from monojax.training import Table, write_atomically
-from train.reporting import provenance
+from train.reporting import figure, provenance, save_figure
 
 INK = 0.5
 """A pixel above it is ink."""
@@ -201,15 +200,10 @@ def draw(images: np.ndarray, g: np.ndarray, h: np.ndarray, title: str, path: Pat
       title: above it all.
       path: the PNG.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows, columns = g.shape[:2]
     side = round(images.shape[1] ** 0.5)
     square = lambda row: row.reshape(side, side)
-    figure = Figure(figsize=(1.15 * (columns + 1), 1.2 * rows + 0.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns + 1, squeeze=False)
+    drawn, axes = figure(rows, columns + 1, (1.15 * (columns + 1), 1.2 * rows + 0.6))
     for r in range(rows):
         axes[r][0].imshow(square(images[r]), cmap="gray_r")
         for c in range(columns):
@@ -220,7 +214,5 @@ def draw(images: np.ndarray, g: np.ndarray, h: np.ndarray, title: str, path: Pat
                 axis.set_title(f"logit {c}", fontsize=8)
     for axis in axes.ravel():
         axis.set_axis_off()
-    figure.suptitle(title, fontsize=10)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=90)
-    write_atomically(path, buffer.getvalue())
+    drawn.suptitle(title, fontsize=10)
+    save_figure(drawn, path, dpi=90)

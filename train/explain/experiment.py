@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from monojax.training import Cells
-from train.checks import near
+from train.checks import at_least, choice
 from train.explain import tables as explain_tables
 from train.explain.judge import (
     CONTROLS,
@@ -45,27 +45,20 @@ def check(config: Any) -> None:
     Raises:
       ValueError: naming the first one.
     """
+    choice(config, config.study, "studies")
+    choice(config, METHODS, "methods")
     for name in config.studies:
-        if name not in config.study:
-            raise ValueError(f"unknown study {name!r}; {near(name, sorted(config.study.keys()))}")
-    for values, known, key in (
-        ([study.network for study in studies(config)], NETWORKS, "study.*.network"),
-        ([study.data for study in studies(config)], DATA, "study.*.data"),
-        (config.methods, METHODS, "methods"),
-    ):
-        for value in values:
-            if value not in known:
-                raise ValueError(f"unknown {value!r} in config.{key}; {near(value, list(known))}")
+        study, at = config.study[name], f"config.study.{name}"
+        choice(study, NETWORKS, "network", at=at)
+        choice(study, DATA, "data", at=at)
+        counts = ("images", "samples", "pixel_steps", "pixels_in_step", "patches_in_step")
+        at_least(study, 1, *counts, at=at)
+    at_least(config, 1, "batch_size")
     for alpha in (*config.alphas, *config.sweep.alphas):
         if not 0 <= alpha <= 0.5:
             raise ValueError(f"an alpha must lie in [0, 0.5], got {alpha!r}.")
     if not 1 <= config.validation <= 30:
         raise ValueError(f"config.validation must lie in [1, 30], got {config.validation}.")
-    for name in config.studies:
-        study = config.study[name]
-        for key in ("images", "samples", "pixel_steps", "pixels_in_step", "patches_in_step"):
-            if study[key] < 1:
-                raise ValueError(f"config.study.{name}.{key} must be at least 1, got {study[key]}.")
 
 
 def studies(config: Any) -> list[Any]:
@@ -103,7 +96,7 @@ def run(config: Any, workdir: Path, bar: Any) -> None:
     for study in studies(config):
         net = network(study.network, config.weights.get(study.network, ""))
         steps = study.pixel_steps, study.pixels_in_step, study.patches_in_step
-        judge = Judge(net, *steps, config.batch, config.screen_steps)
+        judge = Judge(net, *steps, config.batch_size, config.screen_steps)
         data = images(study.data, config.imagenet_s)
         if study.network not in chosen:
             if data.masks is None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from monojax.data.crops import normalise
 from monojax.data.locate import data_directory
 from monojax.data.photos import coco128, imagenet_photos, imagenet_s
 from monojax.models.efficientnet import efficientnet_input
@@ -47,11 +47,6 @@ class Images:
     ids: list[str]
 
 
-def _torchvision_input(images: np.ndarray) -> jax.Array:
-    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-    return jnp.asarray((images / 255.0 - mean) / std, jnp.float32)
-
-
 # (weights in the data folder or "", title, input as the network takes it, its scale, layers)
 _NETWORKS: dict[str, tuple[str, str, Callable[[Any], jax.Array], float, tuple[str | None, ...]]] = {
     "squeezenet1_1": (
@@ -71,14 +66,14 @@ _NETWORKS: dict[str, tuple[str, str, Callable[[Any], jax.Array], float, tuple[st
     "vgg16": (
         "",
         "VGG16",
-        _torchvision_input,
+        normalise,
         1.0,
         (None, "features_5", "features_12", "features_14", "features_26"),
     ),
     "resnet18": (
         "",
         "ResNet18",
-        _torchvision_input,
+        normalise,
         1.0,
         (None, "layer1_1", "layer2_1", "layer3_1", "layer4_1", "layer4_1/conv2"),
     ),

@@ -19,7 +19,7 @@ from monojax.groups.penalty import activation_classifier, check_maps, class_repo
 from monojax.metrics import auroc, detection_rate_at_equal_error
 from monojax.models import MNISTNet, WideResNet
 from monojax.training import ArrayBatches, create_state, fit, jit_step, write_atomically
-from train.checks import near
+from train.checks import above, at_least, choice
 from train.groups.data import DATA, Problem, load_problem
 from train.groups.report import report
 from train.groups.unfamiliar import UNFAMILIAR, pgd, unfamiliar_inputs
@@ -38,31 +38,20 @@ def check(config: Any) -> None:
     Raises:
       ValueError: naming the first one.
     """
-    choices: dict[str, Any] = {
-        "data": (config.data, tuple(DATA)),
-        "model.name": (config.model.name, MODELS),
-        "optimizer.name": (config.optimizer.name, OPTIMIZERS),
-    }
-    choices |= {f"unfamiliar: {name}": (name, UNFAMILIAR) for name in config.unfamiliar}
+    choice(config, DATA, "data")
+    choice(config, MODELS, "model.name")
+    choice(config, OPTIMIZERS, "optimizer.name")
+    choice(config, UNFAMILIAR, "unfamiliar")
     for name, penalty in config.penalties.items():
-        choices[f"penalties.{name}.form"] = (penalty.form, ("gradient", "activation"))
-        for key in ("gamma", "mu"):
-            if not penalty[key] >= 0:
-                raise ValueError(f"penalties.{name}.{key} must be >= 0, got {penalty[key]!r}.")
-    for key, (value, allowed) in choices.items():
-        if value not in allowed:
-            raise ValueError(f"config.{key} is {value!r}; {near(value, list(allowed))}")
+        choice(penalty, ("gradient", "activation"), "form", at=f"config.penalties.{name}")
+        at_least(penalty, 0, "gamma", "mu", at=f"config.penalties.{name}")
     for share in config.shares:
         if not 0 < share <= 1:
             raise ValueError(f"config.shares must lie in (0, 1], got {share!r}.")
-    least = {"seeds (their number)": len(config.seeds), "batch_size": config.batch_size}
-    for key, number in least.items():
-        if number < 1:
-            raise ValueError(f"config.{key} must be at least 1, got {number!r}.")
+    at_least(config, 1, "seeds", "shares", "penalties", "batch_size")
+    above(config, 0, "epochs")
     if config.data != "mnist" and {"fashion_mnist", "notmnist"} & set(config.unfamiliar):
         raise ValueError("fashion_mnist and notmnist are unfamiliar inputs only of mnist.")
-    if not config.epochs > 0:
-        raise ValueError(f"config.epochs must be > 0, got {config.epochs!r}.")
     num_maps = build(config, 10).maps or 64 * config.model.width
     check_maps(num_maps, 10)
 

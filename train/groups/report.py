@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from monojax.training import Table, interval
-from train.reporting import provenance
+from train.reporting import figure, provenance, save_figure
 
 # Monteiro et al., UAI 2022, supplement, Table 3: top-1 % of the output layer / the maps.
 TABLE3 = {
@@ -145,14 +145,12 @@ def plot(results: Any, config: Any, path: Path) -> None:
       config: unfamiliar, seeds.
       path: the PNG.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     wide = 1 if config.unfamiliar else 0
     ratios = [1] * len(results) + [1.9] * wide
-    figure = Figure(figsize=(3.1 * sum(ratios) + 0.6, 3.9), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, len(ratios), squeeze=False, width_ratios=ratios)[0]
+    drawn, rows_of_axes = figure(
+        1, len(ratios), (3.1 * sum(ratios) + 0.6, 3.9), width_ratios=ratios
+    )
+    axes = rows_of_axes[0]
     image: Any = None
     for axis, ((name, share), seeds) in zip(axes, results.items(), strict=False):
         counts = np.asarray(seeds[0]["classes"]["confusion"], float)
@@ -163,12 +161,10 @@ def plot(results: Any, config: Any, path: Path) -> None:
         axis.set_title(f"{name}{part}\nmaps right: {right:.1f}%", fontsize=10)
         axis.set(xlabel="class read off the maps", xticks=range(10), yticks=range(10))
     axes[0].set_ylabel("true class")
-    figure.colorbar(image, ax=axes[len(results) - 1], shrink=0.7, label="share of the class")
+    drawn.colorbar(image, ax=axes[len(results) - 1], shrink=0.7, label="share of the class")
     if wide:
         _plot_detection(axes[-1], results, config)
-    partial = path.with_name(f".{path.name}")
-    figure.savefig(partial, dpi=110, format="png")
-    partial.replace(path)
+    save_figure(drawn, path)
 
 
 def _plot_detection(axis: Any, results: Any, config: Any) -> None:

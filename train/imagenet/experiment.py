@@ -16,7 +16,7 @@ from monojax.data.image_sources import SOURCES, Images, open_images
 from monojax.data.imagenet import Share, TrainBatches, eval_batches
 from monojax.groups.penalty import check_maps
 from monojax.training import AllHosts, Clock, Table, agree, fit, shard_batch, write_atomically
-from train.checks import near
+from train.checks import at_least, choice
 from train.imagenet.model import (
     DTYPES,
     check_devices,
@@ -25,9 +25,6 @@ from train.imagenet.model import (
     train_program,
 )
 from train.reporting import provenance
-
-SEVERAL_HOSTS = True  # what `python -m train` asks before it connects hosts
-DRY_RUN = True  # train/imagenet/dry_run.py compiles train/imagenet/model.py
 
 
 def check(config: Any) -> None:
@@ -40,21 +37,13 @@ def check(config: Any) -> None:
       ValueError: naming the first one.
       FileNotFoundError: if there is no data at the given place; says how to get it.
     """
-    choices: dict[str, tuple[Any, tuple]] = {
-        "data.source": (config.data.source, SOURCES),
-        "model.depth": (config.model.depth, (18, 34, 50)),
-        "model.dtype": (config.model.dtype, DTYPES),
-        "form": (config.form, ("gradient", "activation")),
-        "lr_scaling": (config.lr_scaling, ("none", "linear")),
-    }
-    for key, (value, allowed) in choices.items():
-        if value not in allowed:
-            hint = near(str(value), [str(choice) for choice in allowed])
-            raise ValueError(f"config.{key} is {value!r}; {hint}")
-    least = {"gamma": 0, "mu": 0, "epochs": 1, "batch_size": 1, "eval_batch_size": 1}
-    for key, bound in least.items():
-        if not config[key] >= bound:
-            raise ValueError(f"config.{key} must be at least {bound}, got {config[key]!r}.")
+    choice(config, SOURCES, "data.source")
+    choice(config, (18, 34, 50), "model.depth")
+    choice(config, DTYPES, "model.dtype")
+    choice(config, ("gradient", "activation"), "form")
+    choice(config, ("none", "linear"), "lr_scaling")
+    at_least(config, 0, "gamma", "mu")
+    at_least(config, 1, "epochs", "batch_size", "eval_batch_size")
     check_maps(config.model.maps, config.model.num_classes)
     if config.weights and not Path(config.weights).is_file():
         raise FileNotFoundError(f"config.weights names {config.weights}, which is no file.")

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from monojax.training import Cells
-from train.checks import near
+from train.checks import above, at_least, choice, one_of
 from train.lipschitz_fits import figures
 from train.lipschitz_fits import initial as lipschitz_init
 from train.lipschitz_fits import tables as lipschitz_tables
@@ -35,15 +35,12 @@ def check(config: Any) -> None:
     Raises:
       ValueError: naming the first one.
     """
-    for part in config.parts:
-        if part not in PARTS:
-            raise ValueError(f"unknown part {part!r}; {near(part, list(PARTS))}")
+    choice(config, PARTS, "parts")
     for part in ("tightness", "overestimation", "sweep", "annealing"):
         for name in (*config[part].models, *config[part].get("even", ())):
             build(name, config)
     for target, _ in config.overestimation.cases:
-        if target not in TARGETS:
-            raise ValueError(f"unknown target {target!r}; {near(target, list(TARGETS))}")
+        one_of(target, TARGETS, "config.overestimation.cases")
     constants = {
         "tightness.constants": config.tightness.constants,
         "overestimation.cases": [bound for _, bound in config.overestimation.cases],
@@ -57,29 +54,14 @@ def check(config: Any) -> None:
                 )
     if len(config.tightness.windows) != len(config.tightness.constants):
         raise ValueError("config.tightness.windows needs one window per constant.")
-    fit, anneal = config.fit, config.annealing
-    least: dict[str, Any] = {
-        "seeds (their number)": (len(config.seeds), 1),
-        "chunk": (config.chunk, 1),
-        "alpha": (config.alpha, 0),
-        "descent_steps": (config.descent_steps, 1),
-        "judge_steps": (config.judge_steps, 1),
-        "fit.points": (fit.points, fit.batch),
-        "fit.batch": (fit.batch, 1),
-        "fit.epochs": (fit.epochs, 1),
-        "annealing.epochs": (anneal.epochs, 1),
-        "overestimation.runs": (config.overestimation.runs, 1),
-        "annealing.runs": (anneal.runs, 1),
-        "annealing.grid": (anneal.grid, 2),
-        "annealing.every": (anneal.every, 1),
-        "annealing.factor": (anneal.factor, 1),
-    }
-    for key, (number, bound) in least.items():
-        if not number >= bound:
-            raise ValueError(f"config.{key} must be at least {bound}, got {number!r}.")
-    for key, value in {"fit.lr": fit.lr, "annealing.start": anneal.start}.items():
-        if not value > 0:
-            raise ValueError(f"config.{key} must be > 0, got {value!r}.")
+    at_least(config, 1, "seeds", "seeds_at_once", "descent_steps", "judge_steps")
+    at_least(config, 0, "alpha")
+    at_least(config, 1, "fit.batch_size", "fit.epochs")
+    at_least(config, config.fit.batch_size, "fit.points")
+    at_least(config, 1, "overestimation.runs")
+    at_least(config.annealing, 1, "epochs", "runs", "every", "factor", at="config.annealing")
+    at_least(config, 2, "annealing.grid")
+    above(config, 0, "fit.lr", "annealing.start")
     lipschitz_init.check(config.init)
 
 
@@ -203,13 +185,16 @@ def fitted(
         if even:
             x = jnp.broadcast_to(jnp.linspace(task.low, task.high, task.points), fresh.x.shape)
             fresh = fresh.replace(x=x, y=TARGETS[target](x).astype(jnp.float32))
-        trained, losses = train(model, task, fresh, bar, config.chunk)
+        trained, losses = train(model, task, fresh, bar, config.seeds_at_once)
         return measured(model, task, trained, losses, window)
 
     inputs = [task, seeds, bound, window, config.alpha, options(name, config)]
-    inputs += ["even"] * even
+    if even:
+        inputs.append("even")
     skipped = lambda: bar.update(task.steps)
-    return cells.get(f"{target}-{name}-{bound:g}{'-even' * even}", inputs, compute, skipped)
+    return cells.get(
+        f"{target}-{name}-{bound:g}{'-even' if even else ''}", inputs, compute, skipped
+    )
 
 
 def measured(
@@ -271,7 +256,7 @@ def sweep(config: Any, cells: Cells, workdir: Path, bar: Any) -> dict[Any, Any]:
             model = build(name, config)
             seeds = [config.seeds[0]] * len(part.constants)
             runs = start(model, task, seeds, part.constants, config.alpha)
-            runs, losses = train(model, task, runs, bar, config.chunk)
+            runs, losses = train(model, task, runs, bar, config.seeds_at_once)
             return measured(model, task, runs, losses, (task.low, task.high))
 
         inputs = [task, config.seeds[0], part.constants, config.alpha, options(name, config)]
@@ -314,7 +299,7 @@ def _anneal(name: str, config: Any, task: Any, bar: Any):
 
     seeds = config.seeds[: part.runs]
     runs = start(model, task, seeds, [part.start] * len(seeds), 0.0)
-    runs, losses = train(model, task, runs, bar, config.chunk, before_epoch)
+    runs, losses = train(model, task, runs, bar, config.seeds_at_once, before_epoch)
     numbers, curves = measured(model, task, runs, losses, (task.low, task.high))
     return numbers, curves | {"bounds": np.stack(bounds), "estimates": np.stack(estimates)}
 

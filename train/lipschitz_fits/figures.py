@@ -4,19 +4,21 @@ In Figures 9, 17, 21, 25, 28 and 31 "ours" of the paper is the panel "BLNN (ReLU
 networks of the config follow it.
 """
 
-import io
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from monojax.training import write_atomically
 from train.lipschitz_fits.initial import betas
 from train.lipschitz_fits.models import build
 from train.lipschitz_fits.tables import derived_constant, first_below
 from train.lipschitz_fits.training import TARGETS
+from train.reporting import figure, save_figure
 
 BLUE, ORANGE, RED, GREY = "tab:blue", "tab:orange", "tab:red", "0.55"
+ROW_TITLE = 24
+"""Letters in a line of a row's title: a row is 2.2 inches high or more."""
 LINES = {"steep": "y = 50x", "identity": "y = x"}
 
 
@@ -36,7 +38,7 @@ def initial_constants(results: dict, part: Any, workdir: Path) -> None:
 
 
 def _constants(curves: dict, activation: str, part: Any, path: Path) -> None:
-    figure, axes = _figure(1, len(part.layers), (4.6 * len(part.layers), 3.8), sharey=True)
+    drawn, axes = figure(1, len(part.layers), (4.6 * len(part.layers), 3.8), sharey=True)
     gaps, j = betas(part.betas), np.arange(part.betas)
     for axis, layers in zip(axes[0], part.layers, strict=True):
         numbers = curves[activation, layers]
@@ -50,12 +52,12 @@ def _constants(curves: dict, activation: str, part: Any, path: Path) -> None:
     axes[0][0].legend(loc="upper left", fontsize=8)
     solver = "Newton" if activation == "softplus" else "gradient descent"
     names = {"softplus": "softplus", "relu": "ReLU"}
-    figure.suptitle(f"Constants at initialisation: {names[activation]}, {solver}", fontsize=11)
-    _save(figure, path)
+    drawn.suptitle(f"Constants at initialisation: {names[activation]}, {solver}", fontsize=11)
+    save_figure(drawn, path, dpi=90)
 
 
 def _histogram(numbers: dict, z_init: str, part: Any, path: Path) -> None:
-    figure, axes = _figure(1, 2, (8.4, 3.4))
+    drawn, axes = figure(1, 2, (8.4, 3.4))
     top = part.alpha + part.gap
     names = {
         "glorot_uniform": "Glorot uniform, negatives clamped to 0",
@@ -69,11 +71,11 @@ def _histogram(numbers: dict, z_init: str, part: Any, path: Path) -> None:
         axis.set(title=f"{title} gain", xlabel="gain over random pairs")
         axis.set_xlim(part.alpha - 2, top + 2)
     axes[0][0].set_ylabel(f"networks of {part.nets}")
-    figure.suptitle(
+    drawn.suptitle(
         f"({part.alpha:g}, {part.gap:g})-BLNN, weights between units: {names.get(z_init, z_init)}",
         fontsize=11,
     )
-    _save(figure, path)
+    save_figure(drawn, path, dpi=90)
 
 
 def jump_fits(results: dict, config: Any, workdir: Path) -> None:
@@ -88,7 +90,7 @@ def jump_fits(results: dict, config: Any, workdir: Path) -> None:
     names = _chosen(config, config.tightness.models, ("sll", "sandwich"))
     if not names:
         return
-    figure, axes = _figure(len(names), 2, (8.4, 2.3 * len(names) + 0.5), sharex="col")
+    drawn, axes = figure(len(names), 2, (8.4, 2.3 * len(names) + 0.5), sharex="col")
     for row, name in zip(axes, names, strict=True):
         _, curves = results[name, bound]
         for axis, x, f in ((row[0], "x", "f"), (row[1], "near_x", "near_f")):
@@ -102,12 +104,12 @@ def jump_fits(results: dict, config: Any, workdir: Path) -> None:
         inside = np.abs(curves["data_x"]) < 0.1
         points = curves["data_x"][inside], curves["data_y"][inside]
         row[1].plot(*points, "k.", markersize=5, label="training points, first seed")
-        row[0].set_ylabel(build(name, config).title)
+        _row_title(row[0], build(name, config).title)
     axes[0][0].legend(fontsize=8, loc="upper left")
     axes[0][1].legend(fontsize=8, loc="upper left")
     axes[0][1].set_title("zoom")
-    figure.suptitle(f"The jump under L = {bound:g}", fontsize=11)
-    _save(figure, workdir / "figure9.png")
+    drawn.suptitle(f"The jump under L = {bound:g}", fontsize=11)
+    save_figure(drawn, workdir / "figure9.png", dpi=90)
 
 
 def line_fits(results: dict, config: Any, workdir: Path) -> None:
@@ -127,28 +129,28 @@ def line_fits(results: dict, config: Any, workdir: Path) -> None:
         names = _chosen(config, part.models, some, ours=number == 17)
         if not names:
             continue
-        figure, axes = _figure(len(names), len(cases), (8.4, 2.2 * len(names) + 0.5), sharex=True)
+        drawn, axes = figure(len(names), len(cases), (8.4, 2.2 * len(names) + 0.5), sharex=True)
         for row, name in zip(axes, names, strict=True):
             for axis, (target, bound) in zip(row, cases, strict=True):
                 _line(axis, results[name, target, bound][1], target)
-            row[0].set_ylabel(build(name, config).title)
+            _row_title(row[0], build(name, config).title)
         for axis, (target, bound) in zip(axes[0], cases, strict=True):
             axis.set_title(f"{LINES[target]}, L = {bound:g}")
         axes[0][0].legend(fontsize=8, loc="upper left")
-        _save(figure, workdir / f"figure{number}.png")
+        save_figure(drawn, workdir / f"figure{number}.png", dpi=90)
     wide = [bound for target, bound in part.cases if target == "identity"]
     if not wide:
         return
     names = _chosen(config, part.models, ("aol", "sandwich"))
     if not names:
         return
-    figure, axes = _figure((len(names) + 1) // 2, 2, (8.4, 3 * ((len(names) + 1) // 2)))
+    drawn, axes = figure((len(names) + 1) // 2, 2, (8.4, 3 * ((len(names) + 1) // 2)))
     for axis, name in _panels(axes, names):
         _line(axis, results[name, "identity", max(wide)][1], "identity")
         axis.set_title(build(name, config).title)
     axes[0][0].legend(fontsize=8, loc="upper left")
-    figure.suptitle(f"y = x under L = {max(wide):g}", fontsize=11)
-    _save(figure, workdir / "figure25.png")
+    drawn.suptitle(f"y = x under L = {max(wide):g}", fontsize=11)
+    save_figure(drawn, workdir / "figure25.png", dpi=90)
 
 
 def _line(axis: Any, curves: dict, target: str) -> None:
@@ -174,7 +176,7 @@ def line_losses(results: dict, config: Any, workdir: Path) -> None:
     if not names:
         return
     rows = (len(names) + 1) // 2
-    figure, axes = _figure(rows, 2, (8.4, 3 * rows + 0.2), sharey=True)
+    drawn, axes = figure(rows, 2, (8.4, 3 * rows + 0.2), sharey=True)
     for axis, name in _panels(axes, names):
         for color, bound in zip((BLUE, ORANGE, RED), bounds, strict=False):
             losses = results[name, "identity", bound][1]["losses"].mean(axis=1)
@@ -186,8 +188,8 @@ def line_losses(results: dict, config: Any, workdir: Path) -> None:
     for row in axes:
         row[0].set_ylabel("training loss")
     axes[0][0].legend(fontsize=8)
-    figure.suptitle("Loss on y = x", fontsize=11)
-    _save(figure, workdir / "figure21.png")
+    drawn.suptitle("Loss on y = x", fontsize=11)
+    save_figure(drawn, workdir / "figure21.png", dpi=90)
 
 
 def sweep(results: dict, config: Any, workdir: Path) -> None:
@@ -200,14 +202,14 @@ def sweep(results: dict, config: Any, workdir: Path) -> None:
     """
     part, names = config.sweep, config.sweep.models
     bounds = np.asarray(part.constants)
-    figure, axes = _figure(len(names), 2, (8.4, 2.5 * len(names) + 0.3), sharex=True)
+    drawn, axes = figure(len(names), 2, (8.4, 2.5 * len(names) + 0.3), sharex=True)
     for row, name in zip(axes, names, strict=True):
         numbers, curves = results[name]
         losses = np.asarray(numbers["train_mse"])
         least = 4 / 3 * np.maximum(50 - bounds, 0) ** 2
         row[0].plot(bounds, least, color=GREY, linewidth=3, alpha=0.6, label="least possible")
         row[0].plot(bounds, losses, ".-", color=BLUE, markersize=4, linewidth=0.8, label="fitted")
-        row[0].set_ylabel(f"{build(name, config).title}\nfinal MSE")
+        _row_title(row[0], build(name, config).title, "final MSE")
         row[0].set_yscale("symlog", linthresh=0.1)
         row[0].set_ylim(bottom=0)
         row[1].plot(bounds, first_below(curves["losses"], part.below), ".", color=BLUE)
@@ -221,8 +223,8 @@ def sweep(results: dict, config: Any, workdir: Path) -> None:
     axes[0][0].legend(fontsize=8)
     for axis in axes[-1]:
         axis.set_xlabel("L")
-    figure.suptitle("y = 50x under a constant L", fontsize=11)
-    _save(figure, workdir / "figure28.png")
+    drawn.suptitle("y = 50x under a constant L", fontsize=11)
+    save_figure(drawn, workdir / "figure28.png", dpi=90)
 
 
 def annealing(results: dict, config: Any, workdir: Path) -> None:
@@ -234,12 +236,12 @@ def annealing(results: dict, config: Any, workdir: Path) -> None:
       workdir: where to.
     """
     names = config.annealing.models
-    figure, axes = _figure(len(names), 2, (8.4, 2.5 * len(names) + 0.3), sharex="col")
-    steps = config.fit.points // config.fit.batch
+    drawn, axes = figure(len(names), 2, (8.4, 2.5 * len(names) + 0.3), sharex="col")
+    steps = config.fit.points // config.fit.batch_size
     for row, name in zip(axes, names, strict=True):
         _, curves = results[name]
         _line(row[0], curves, "exp")
-        row[0].set_ylabel(build(name, config).title)
+        _row_title(row[0], build(name, config).title)
         when = steps * np.arange(len(curves["bounds"]))
         row[1].step(when, curves["bounds"][:, 0], where="post", color=RED, label="bound L")
         row[1].plot(when, curves["estimates"][:, 0], color=BLUE, linewidth=1, label="estimate")
@@ -250,8 +252,8 @@ def annealing(results: dict, config: Any, workdir: Path) -> None:
     axes[0][1].legend(fontsize=8, loc="lower right")
     axes[-1][1].set_xlabel("optimiser step")
     axes[-1][0].set_xlabel("x")
-    figure.suptitle("$e^x$ with a constant that grows", fontsize=11)
-    _save(figure, workdir / "figure31.png")
+    drawn.suptitle("$e^x$ with a constant that grows", fontsize=11)
+    save_figure(drawn, workdir / "figure31.png", dpi=90)
 
 
 def _chosen(config: Any, models: Any, some: Any, ours: bool = True) -> list[str]:
@@ -260,24 +262,15 @@ def _chosen(config: Any, models: Any, some: Any, ours: bool = True) -> list[str]
     return [name for name in (*some, *own) if name in models]
 
 
+def _row_title(axis: Any, title: str, quantity: str = "") -> None:
+    """Names a row at its left in lines that its height holds: long ones ran into each other."""
+    lines = [*textwrap.wrap(title, ROW_TITLE), *([quantity] if quantity else [])]
+    axis.set_ylabel("\n".join(lines), fontsize=9)
+
+
 def _panels(axes: Any, names: list[str]):
     """Pairs of axis and name, row by row; panels too many are hidden."""
     flat = axes.ravel()
     for axis in flat[len(names) :]:
         axis.set_visible(False)
     return zip(flat, names, strict=False)
-
-
-def _figure(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False, **options)
-
-
-def _save(figure: Any, path: Path) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=90, pil_kwargs={"optimize": True})
-    write_atomically(path, buffer.getvalue())

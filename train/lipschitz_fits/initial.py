@@ -22,7 +22,7 @@ from monojax.conjugate.legendre import conjugate
 from monojax.conjugate.solvers import Solver
 from monojax.layers.convex import ICNN, INITIALISERS
 from monojax.training import Cells
-from train.checks import near
+from train.checks import at_least, choice
 
 DIM = 2
 TOLERANCE = 1e-3  # of the paper's gradient descent, on the mean residual of all points
@@ -38,19 +38,12 @@ def check(part: Any) -> None:
     Raises:
       ValueError: naming the first one.
     """
-    for value in part.activations:
-        if value not in ACTIVATIONS:
-            raise ValueError(
-                f"unknown init.activations {value!r}; {near(value, list(ACTIVATIONS))}"
-            )
-    for value in part.z_inits:
-        if value not in INITIALISERS:
-            raise ValueError(f"unknown init.z_inits {value!r}; {near(value, list(INITIALISERS))}")
-    least = dict.fromkeys(("betas", "points"), 2)
-    least |= dict.fromkeys(("features", "pairs", "descent_steps", "nets", "histogram_layers"), 1)
-    for key, bound in least.items():
-        if not part[key] >= bound:
-            raise ValueError(f"config.init.{key} must be at least {bound}, got {part[key]!r}.")
+    at = "config.init"
+    choice(part, ACTIVATIONS, "activations", at=at)
+    choice(part, INITIALISERS, "z_inits", at=at)
+    at_least(part, 2, "betas", "points", at=at)
+    counts = ("features", "pairs", "descent_steps", "nets", "histogram_layers")
+    at_least(part, 1, *counts, at=at)
     if not (part.alpha >= 0 and part.gap > 0 and part.low < part.high):
         raise ValueError(
             "config.init needs alpha >= 0, gap > 0 and low < high, got "

@@ -26,7 +26,7 @@ from monojax.layers.bilipnet import MonLipDense
 from monojax.layers.convex import ICNN, INITIALISERS, project_convex
 from monojax.layers.lipschitz import LipschitzMLP
 from monojax.layers.lmn import LMN
-from train.checks import near
+from train.checks import above, choice, near, one_of
 
 WIDE = (45, 45, 45, 1)
 BASELINES: dict[str, tuple[str, Callable[[Any], nn.Module]]] = {
@@ -327,21 +327,15 @@ def smooth(name: str, options: Mapping[str, Any]) -> Dual:
     Raises:
       ValueError: on an unknown option or a value out of range.
     """
+    at = f"smooth.{name}"
     for key in options:
-        if key not in SMOOTH:
-            raise ValueError(f"smooth.{name} has no option {key!r}; {near(key, list(SMOOTH))}")
+        one_of(key, SMOOTH, f"an option of {at}")
     full = {**SMOOTH, **options}
-    for key in ("sharpness", "sharpness_end", "anneal", "y_scale", "lr_scale", "b2"):
-        if not full[key] > 0:
-            raise ValueError(f"smooth.{name}.{key} must be > 0, got {full[key]!r}.")
+    above(full, 0, "sharpness", "sharpness_end", "anneal", "y_scale", "lr_scale", "b2", at=at)
     if not full["b2"] < 1:
-        raise ValueError(f"smooth.{name}.b2 must be below 1, got {full['b2']!r}.")
-    choices = (("weight_map", WEIGHT_MAPS), ("z_init", INITIALISERS), ("loss", LOSSES))
-    for key, known in choices:
-        if full[key] not in known:
-            raise ValueError(
-                f"smooth.{name}.{key} is {full[key]!r}; {near(str(full[key]), list(known))}"
-            )
+        raise ValueError(f"{at}.b2 must be below 1, got {full['b2']!r}.")
+    for key, known in (("weight_map", WEIGHT_MAPS), ("z_init", INITIALISERS), ("loss", LOSSES)):
+        choice(full, known, key, at=at)
     full["features"] = tuple(full["features"])
     return _smooth(name, tuple(sorted(full.items())))
 

@@ -30,7 +30,7 @@ class Task(NamedTuple):
     """What is fitted, and how long."""
 
     points: int
-    batch: int
+    batch_size: int
     epochs: int
     lr: float
     """The schedule's peak."""
@@ -42,7 +42,7 @@ class Task(NamedTuple):
     @property
     def steps(self) -> int:
         """Optimiser steps of one training."""
-        return self.epochs * (self.points // self.batch)
+        return self.epochs * (self.points // self.batch_size)
 
 
 class Runs(struct.PyTreeNode):
@@ -166,7 +166,7 @@ def train(
 
     Args:
       model: from `train.lipschitz_fits.models.build`.
-      task: epochs, batch, points, lr.
+      task: epochs, batch_size, points, lr.
       runs: from :func:`start`.
       bar: progress bar over steps, or False.
       chunk: runs side by side; None is all. A model may ask for fewer.
@@ -178,8 +178,8 @@ def train(
     Raises:
       FloatingPointError: at a loss that is not finite.
     """
-    compiled = program(model, task.batch, model.chunk or chunk)
-    steps = task.points // task.batch
+    compiled = program(model, task.batch_size, model.chunk or chunk)
+    steps = task.points // task.batch_size
     history: list[jax.Array] = []
 
     def advance(runs, _):

@@ -15,10 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from monojax.data.augment import random_erasing, trivial_augment_wide
+from monojax.data.crops import normalise
 from train.monocon.encoders import LiteTail, Perceptron, Pooled
-
-IMAGENET = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], np.float32)
-"""Mean and standard deviation of pixels in [0, 1]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,12 +143,7 @@ def augmented(key: jax.Array, images: jax.Array) -> jax.Array:
     """
     key_augment, key_erase = jax.random.split(key)
     images = trivial_augment_wide(key_augment, images).astype(jnp.float32) / 255
-    return normalised(255 * random_erasing(key_erase, images))
-
-
-def normalised(images: jax.Array) -> jax.Array:
-    """Pixels 0 to 255 as the ImageNet networks take them."""
-    return (jnp.asarray(images, jnp.float32) / 255 - IMAGENET[0]) / IMAGENET[1]
+    return normalise(255 * random_erasing(key_erase, images))
 
 
 def seed_42_split(num: int, held: int) -> tuple[np.ndarray, np.ndarray]:
@@ -197,7 +190,7 @@ def cifar(options: Any, data_dir: str | None = None) -> Problem:
         train={"x": sets.x_train[rows], "label": sets.y_train[rows]},
         views=labelled_views,
         train_inputs=augmented,
-        eval_inputs=normalised,
+        eval_inputs=normalise,
         gallery=sets.x_train[rows],
         gallery_label=sets.y_train[rows],
         valid=Labelled(sets.x_train[held], sets.y_train[held]),

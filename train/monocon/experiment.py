@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from monojax.training import Cells, write_atomically
-from train.checks import near
+from train.checks import above, at_least, choice
 from train.monocon import figures, tables
 from train.monocon.data import Problem, cifar, cifar10_lite, digit_pairs
 from train.monocon.measures import dynamics, final, order_violations, unit, validation
 from train.monocon.sentences import cached_sentences, sentences
 from train.monocon.training import KINDS, build, embedder, train
+from train.renamed import spelled_before
 
 PROBLEMS: dict[str, Callable[..., Problem]] = {
     "cached_sentences": cached_sentences,
@@ -40,26 +41,14 @@ def check(config: Any) -> None:
     Raises:
       ValueError: naming the first one.
     """
-    if config.problem not in PROBLEMS:
-        raise ValueError(f"unknown problem {config.problem!r}; {near(config.problem, [*PROBLEMS])}")
-    for kind in (*config.kinds, *config.once):
-        if kind not in KINDS:
-            raise ValueError(f"unknown kind {kind!r}; {near(kind, list(KINDS))}")
-    recipe = config.recipe
-    least: dict[str, Any] = {
-        "seeds (their number)": (len(config.seeds), 1),
-        "recipe.batch": (recipe.batch, 2),
-        "recipe.epochs": (recipe.epochs, 1),
-        "recipe.warmup_epochs": (recipe.warmup_epochs, 0),
-        "recipe.patience": (recipe.patience, 1),
-        "recipe.validate_every": (recipe.validate_every, 1),
-    }
-    for key, (number, bound) in least.items():
-        if not number >= bound:
-            raise ValueError(f"config.{key} must be at least {bound}, got {number!r}.")
-    for key in ("temperature", "lr_encoder", "lr_head", "warmup_lr", "clip"):
-        if not recipe[key] > 0:
-            raise ValueError(f"config.recipe.{key} must be > 0, got {recipe[key]!r}.")
+    choice(config, PROBLEMS, "problem")
+    choice(config, KINDS, "kinds", "once")
+    at_least(config, 1, "seeds", "embed_batch_size")
+    recipe, at = config.recipe, "config.recipe"
+    at_least(recipe, 2, "batch_size", at=at)
+    at_least(recipe, 1, "epochs", "patience", "validate_every", at=at)
+    at_least(recipe, 0, "warmup_epochs", at=at)
+    above(recipe, 0, "temperature", "lr_encoder", "lr_head", "warmup_lr", "clip", at=at)
 
 
 def total_steps(config: Any) -> int:
@@ -89,7 +78,8 @@ def run(config: Any, workdir: Path, bar: Any) -> dict[tuple[str, int], Any]:
     Returns:
       (kind, seed) to the training's numbers and curves.
     """
-    cells, results = Cells(workdir, config.reuse), {}
+    cells = Cells(workdir, config.reuse, spelled_before("batch", "batch_size"))
+    results: dict[tuple[str, int], Any] = {}
     problem = PROBLEMS[config.problem](config.data, config.data_dir or None)
     data, recipe = config.data.to_dict(), config.recipe.to_dict()
     inputs = [config.problem, data, recipe, config.cut, config.snapshots]
@@ -112,7 +102,7 @@ def _trained(problem: Problem, config: Any, kind: str, seed: int, workdir: Path,
     """One training: its numbers, and the curves that the figures draw."""
     model, directory = build(problem, kind), workdir / "runs" / f"{kind}-{seed}"
     (directory / "watch").mkdir(parents=True, exist_ok=True)
-    many = embedder(model, config.embed_batch)
+    many = embedder(model, config.embed_batch_size)
 
     def evaluate(params, state, epoch):
         embed = functools.partial(many, params, state)

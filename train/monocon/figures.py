@@ -12,6 +12,7 @@ from monojax.training import write_atomically
 from train.monocon.data import Problem
 from train.monocon.measures import unit
 from train.monocon.tables import TITLES
+from train.reporting import figure, save_figure
 
 COLORS = {
     "baseline": "tab:gray",
@@ -45,7 +46,7 @@ def draw(results: dict[tuple[str, int], Any], problem: Problem, workdir: Path) -
 def trajectories(results: Any, problem: Problem, workdir: Path) -> None:
     """Effective dimension and score over the main phase, a line per seed."""
     kinds = _kinds(results)
-    figure, axes = _figure(2, len(kinds), (3.3 * len(kinds), 5.4), sharex=True, sharey="row")
+    drawn, axes = figure(2, len(kinds), (3.3 * len(kinds), 5.4), sharex=True, sharey="row")
     rows = []
     for j, kind in enumerate(kinds):
         for (k, seed), (numbers, curves) in results.items():
@@ -71,10 +72,10 @@ def trajectories(results: Any, problem: Problem, workdir: Path) -> None:
         Line2D([], [], color="k", label=PARTS["y"], linestyle="--"),
         Line2D([], [], color="k", label=PARTS["z"], linestyle="-"),
     ]
-    figure.legend(handles=lines, loc="outside lower center", ncols=3, frameon=False)
+    drawn.legend(handles=lines, loc="outside lower center", ncols=3, frameon=False)
     num = len(results[next(iter(results))][1]["best_x"])
-    figure.suptitle(f"{problem.title}: d_eff on {num} {_watched(problem)}; dots: best validation")
-    _save(figure, workdir / "trajectories.png")
+    drawn.suptitle(f"{problem.title}: d_eff on {num} {_watched(problem)}; dots: best validation")
+    save_figure(drawn, workdir / "trajectories.png", dpi=100)
     _csv(
         workdir / "trajectories.csv",
         ["model", "seed", "epoch", "score", "d_x", "d_y", "d_z", "rms_x", "rms_z"],
@@ -84,7 +85,7 @@ def trajectories(results: Any, problem: Problem, workdir: Path) -> None:
 
 def recall_curves(results: Any, problem: Problem, workdir: Path) -> None:
     """Recall@k over k, the mean over seeds (Figure 6)."""
-    figure, axes = _figure(1, 1, (5.2, 3.8))
+    drawn, axes = figure(1, 1, (5.2, 3.8))
     axis, rows = axes[0, 0], []
     means = {
         kind: np.mean([n["recall"] for (k, _), (n, _) in results.items() if k == kind], axis=0)
@@ -100,7 +101,7 @@ def recall_curves(results: Any, problem: Problem, workdir: Path) -> None:
     axis.set_title(f"{problem.title}: recall@k", fontsize=10)
     axis.grid(alpha=0.3)
     axis.legend()
-    _save(figure, workdir / "recall.png")
+    save_figure(drawn, workdir / "recall.png", dpi=100)
     _csv(workdir / "recall.csv", ["model", "k", "recall_percent"], rows)
 
 
@@ -109,7 +110,7 @@ def neighbour_maps(results: Any, problem: Problem, workdir: Path) -> None:
     from sklearn.manifold import TSNE
 
     kinds = _kinds(results)
-    figure, axes = _figure(1, len(kinds), (3.3 * len(kinds), 3.7))
+    drawn, axes = figure(1, len(kinds), (3.3 * len(kinds), 3.7))
     for axis, kind in zip(axes[0], kinds, strict=True):
         _, curves = _first(results, kind)
         z, labels = curves["test_z"][:POINTS].astype(np.float64), curves["test_label"][:POINTS]
@@ -118,15 +119,15 @@ def neighbour_maps(results: Any, problem: Problem, workdir: Path) -> None:
         axis.scatter(*shown.T, c=labels, s=4, cmap="gist_rainbow" if many else "tab10", lw=0)
         axis.set(xticks=(), yticks=())
         axis.set_title(TITLES[kind], fontsize=10)
-    figure.suptitle(f"{problem.title}: t-SNE of {POINTS} test embeddings, a colour per class")
-    _save(figure, workdir / "tsne.png")
+    drawn.suptitle(f"{problem.title}: t-SNE of {POINTS} test embeddings, a colour per class")
+    save_figure(drawn, workdir / "tsne.png", dpi=100)
 
 
 def clustermaps(results: Any, problem: Problem, workdir: Path) -> None:
     """Correlation of features at the best validation, features in the order of their clusters."""
     kinds = _kinds(results)
     parts = {"x": "encoder output", "z": "embedding"}
-    figure, axes = _figure(2, len(kinds), (2.7 * len(kinds) + 0.8, 5.9))
+    drawn, axes = figure(2, len(kinds), (2.7 * len(kinds) + 0.8, 5.9))
     for j, kind in enumerate(kinds):
         _, curves = _first(results, kind)
         values = {"x": curves["best_x"], "z": unit(curves["best_y"].astype(np.float64))}
@@ -135,9 +136,9 @@ def clustermaps(results: Any, problem: Problem, workdir: Path) -> None:
             if j == 0:
                 axes[i, j].set_ylabel(parts[part])
         axes[0, j].set_title(f"{TITLES[kind]}\n{axes[0, j].get_title()}", fontsize=9)
-    figure.colorbar(drawn, ax=axes, shrink=0.6, label="correlation")
-    figure.suptitle(f"{problem.title}: correlation of features, {_watched(problem)}")
-    _save(figure, workdir / "clustermaps.png")
+    drawn.colorbar(drawn, ax=axes, shrink=0.6, label="correlation")
+    drawn.suptitle(f"{problem.title}: correlation of features, {_watched(problem)}")
+    save_figure(drawn, workdir / "clustermaps.png", dpi=100)
 
 
 def over_training(results: Any, problem: Problem, kind: str, workdir: Path) -> None:
@@ -146,7 +147,7 @@ def over_training(results: Any, problem: Problem, kind: str, workdir: Path) -> N
         return
     _, curves = _first(results, kind)
     epochs = sorted(int(name[2:]) for name in curves if name[:2] == "x_" and name[2:].isdigit())
-    figure, axes = _figure(3, len(epochs), (2.5 * len(epochs) + 1, 8.1))
+    drawn, axes = figure(3, len(epochs), (2.5 * len(epochs) + 1, 8.1))
     for j, epoch in enumerate(epochs):
         x, y = (curves[f"{part}_{epoch}"].astype(np.float64) for part in ("x", "y"))
         for i, values in enumerate((x, y, unit(y))):
@@ -154,9 +155,9 @@ def over_training(results: Any, problem: Problem, kind: str, workdir: Path) -> N
             if j == 0:
                 axes[i, j].set_ylabel([*PARTS.values()][i])
         axes[0, j].set_title(f"epoch {epoch}\n{axes[0, j].get_title()}", fontsize=9)
-    figure.colorbar(drawn, ax=axes, shrink=0.5, label="correlation")
-    figure.suptitle(f"{problem.title}: {TITLES[kind]}, correlation of features over training")
-    _save(figure, workdir / f"dynamics_{kind}.png")
+    drawn.colorbar(drawn, ax=axes, shrink=0.5, label="correlation")
+    drawn.suptitle(f"{problem.title}: {TITLES[kind]}, correlation of features over training")
+    save_figure(drawn, workdir / f"dynamics_{kind}.png", dpi=100)
 
 
 def _correlation(axis: Any, values: np.ndarray) -> Any:
@@ -185,18 +186,3 @@ def _csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows([header, *rows])
     write_atomically(path, out.getvalue())
-
-
-def _figure(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False, **options)
-
-
-def _save(figure: Any, path: Path) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    write_atomically(path, buffer.getvalue())

@@ -36,6 +36,7 @@ from monojax.training import (
 )
 from monojax.training.loop import Metrics
 from train.monocon.data import Problem
+from train.renamed import translated
 
 KINDS = {"baseline": None, "standard": (False, 1), "monocon": (True, 1), "monocon2": (True, 2)}
 """Head: monotone, and its hidden layers; the baseline embeds with the encoder itself."""
@@ -235,7 +236,7 @@ def train(
 
     Args:
       model: from :func:`build`.
-      recipe: ``config.recipe``: batch, temperature, rates, epochs, patience, ...
+      recipe: ``config.recipe``: batch_size, temperature, rates, epochs, patience, ...
       seed: of parameters, order and noise.
       directory: for checkpoints and metrics of both phases.
       evaluate: ``(params, state, epoch) -> metrics`` with "score", larger is better.
@@ -249,7 +250,7 @@ def train(
 
     def source(salt: int) -> Clocked:
         order = {"seed": seed + salt, "keep_last": recipe.keep_last}
-        batches = ArrayBatches(model.problem.train, recipe.batch, **order)
+        batches = ArrayBatches(model.problem.train, recipe.batch_size, **order)
         return Clocked(batches, model.problem.collate)
 
     batches = source(0)
@@ -260,7 +261,9 @@ def train(
         found = jax.device_get(dict(evaluate(params, state, 0)))
         return Trained(params, state, 0, 0, 0.0, [found])
     options = {
-        "config": {"recipe": dict(recipe), "seed": seed, "head": repr(model.head)},
+        "config": translated(
+            "monocon", {"recipe": dict(recipe), "seed": seed, "head": repr(model.head)}
+        ),
         "log_every": steps,
         "bar": bar and Epochs(bar, steps),
         "tensorboard": False,
@@ -345,12 +348,12 @@ def _best(workdir: Path, like: TrainState, parallel: bool) -> TrainState:
     return unreplicate(found[1]) if parallel else found[1]
 
 
-def embedder(model: Model, batch: int = 1000) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+def embedder(model: Model, batch_size: int = 1000) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     """Inference in batches of one shape.
 
     Args:
       model: from :func:`build`.
-      batch: examples at a time; the last batch is filled up.
+      batch_size: examples at a time; the last batch is filled up.
 
     Returns:
       ``(params, state, inputs) -> (x, y)``, float32 `[n, d]` each.
@@ -362,7 +365,7 @@ def embedder(model: Model, batch: int = 1000) -> Callable[..., tuple[np.ndarray,
 
     def many(params, state, inputs):
         num = len(jax.tree.leaves(inputs)[0])
-        size, parts = min(batch, num), []
+        size, parts = min(batch_size, num), []
         for start in range(0, num, size):
             rows = np.arange(start, start + size) % num
             taken = model.problem.collate(jax.tree.map(operator.itemgetter(rows), inputs))

@@ -20,10 +20,10 @@ from monojax.attribution.occlusion import (
     random_mask,
 )
 from monojax.training import Table, write_atomically
-from train.checks import near
+from train.checks import at_least, choice
 from train.occlusion.data import DATA, batches, number_of_images
 from train.occlusion.networks import AUXILIARIES, SOURCES, auxiliary, source
-from train.reporting import provenance
+from train.reporting import figure, provenance, save_figure
 
 # Monteiro et al., UAI 2022, supplement, Table 4: top-1 %, whole validation set.
 AUXILIARIES_PUBLISHED = ("ResNext-50", "MobileNet-v3", "VGG-16", "SqueezeNet")
@@ -50,19 +50,12 @@ def check(config: Any) -> None:
     Raises:
       ValueError: naming the first one.
     """
-    choices: list[tuple[str, Any, Any]] = [
-        ("data", config.data, DATA),
-        ("weights", config.weights, WEIGHTS),
-        ("target", config.target, ("predicted", "true")),
-    ]
-    choices += [("sources", name, SOURCES) for name in config.sources]
-    choices += [("auxiliaries", name, AUXILIARIES) for name in config.auxiliaries]
-    for key, value, allowed in choices:
-        if value not in allowed:
-            raise ValueError(f"config.{key} has {value!r}; {near(value, list(allowed))}")
-    for key in ("batch_size", "size"):
-        if config[key] < 1:
-            raise ValueError(f"config.{key} must be at least 1, got {config[key]!r}.")
+    choice(config, DATA, "data")
+    choice(config, WEIGHTS, "weights")
+    choice(config, ("predicted", "true"), "target")
+    choice(config, SOURCES, "sources")
+    choice(config, AUXILIARIES, "auxiliaries")
+    at_least(config, 1, "batch_size", "size", "sources", "auxiliaries")
 
 
 def total_steps(config: Any) -> int:
@@ -223,13 +216,9 @@ def plot(pixels: np.ndarray, shown: dict[str, Any], path: Path) -> None:
       shown: source to row to masks.
       path: the PNG.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = [(name, row) for name, masks in shown.items() for row in masks]
-    figure = Figure(figsize=(1.7 * (len(columns) + 1), 1.75 * len(pixels) + 0.6))
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(pixels), len(columns) + 1, squeeze=False)
+    size = (1.7 * (len(columns) + 1), 1.75 * len(pixels) + 0.6)
+    drawn, axes = figure(len(pixels), len(columns) + 1, size, layout="tight")
     for i, image in enumerate(pixels):
         axes[i][0].imshow(image)
         for j, (name, row) in enumerate(columns, start=1):
@@ -239,7 +228,4 @@ def plot(pixels: np.ndarray, shown: dict[str, Any], path: Path) -> None:
                 axes[i][j].set_title(f"{name}\n{row}", fontsize=8)
         for axis in axes[i]:
             axis.set_axis_off()
-    figure.tight_layout()
-    partial = path.with_name(f".{path.name}")
-    figure.savefig(partial, dpi=80, format="png")
-    partial.replace(path)
+    save_figure(drawn, path, dpi=80)

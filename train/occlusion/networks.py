@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from monojax.data.crops import normalise
 from monojax.data.locate import data_directory
 from monojax.models.efficientnet import efficientnet_input
 from monojax.models.pretrained import load_pretrained
@@ -33,20 +33,6 @@ _FILES = {
     "efficientnet_lite0": "weights/efficientnet_lite0_imagenet_f16.npz",
     "squeezenet1_1": "weights/squeezenet11_imagenet_f32.npz",
 }
-_MEAN, _SCALE = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-
-
-def resnet_input(images: jax.Array) -> jax.Array:
-    """RGB images as torchvision's networks take them.
-
-    Args:
-      images: `[..., h, w, 3]`, 0 to 255.
-
-    Returns:
-      float32, the same shape.
-    """
-    unit = jnp.asarray(images, jnp.float32) / 255
-    return (unit - jnp.asarray(_MEAN, jnp.float32)) / jnp.asarray(_SCALE, jnp.float32)
 
 
 @dataclass(frozen=True)
@@ -121,7 +107,7 @@ def source(name: str, config: Any) -> Source:
 
 def _resnet(module: Any, variables: Any, title: str) -> Source:
     fc = variables["params"]["fc"]
-    backbone = lambda x: module.apply(variables, resnet_input(x), method="features")
+    backbone = lambda x: module.apply(variables, normalise(x), method="features")
     return Source(title, backbone, fc["kernel"], fc["bias"], native=bool(module.maps))
 
 
@@ -151,7 +137,7 @@ def auxiliary(name: str, config: Any) -> Callable[[np.ndarray], np.ndarray]:
     """
     module, variables = _pretrained(name, config)
     prepare = {"squeezenet1_1": squeezenet_input, "efficientnet_lite0": efficientnet_input}
-    into = prepare.get(name, resnet_input)
+    into = prepare.get(name, normalise)
     predict = jax.jit(lambda variables, images: module.apply(variables, into(images)))
     return lambda images: np.asarray(predict(variables, images))
 

@@ -19,7 +19,7 @@ import monojax as mj
 from monojax.data.tabular import TABULAR_SETS
 from monojax.models import TwoBranch
 from monojax.training import fit, over_seeds
-from train.checks import near
+from train.checks import at_least, choice, one_of
 from train.penalties.data import Problem, load_problem
 from train.penalties.report import paper_tables, penalty_report
 
@@ -77,28 +77,17 @@ def check(config: Any) -> None:
     Raises:
       ValueError: naming the first one.
     """
-    for kind in config.kinds:
-        if kind not in KINDS:
-            raise ValueError(f"unknown kind of penalty {kind!r}; {near(kind, list(KINDS))}")
-    choices: dict[str, Any] = {"config.penalty.reduce": (config.penalty.reduce, ("mean", "max"))}
-    least: dict[str, Any] = {"config.seeds": (config.seeds, 1), "config.chunk": (config.chunk, 1)}
-    least |= {f"config.penalty.{k}": (config.penalty[k], b) for k, b in _LEAST_PENALTY.items()}
+    choice(config, KINDS, "kinds")
+    choice(config, ("mean", "max"), "penalty.reduce")
+    at_least(config, 1, "seeds", "seeds_at_once", "kinds")
+    at_least(config, 0, "penalty.gamma", "penalty.margin", "penalty.radius")
+    at_least(config, 2, "penalty.points")
     for name, options in config.problems.items():
-        data = ("synthetic", *TABULAR_SETS)
-        choices[f"config.problems.{name}.data"] = (options.data, data)
+        at = f"config.problems.{name}"
+        choice(options, ("synthetic", *TABULAR_SETS), "data", at=at)
         if options.data == "synthetic":
-            choices[f"config.problems.{name}.shift"] = (options.shift, ("code", "paper"))
-        for key in ("epochs", "batch_size", "steps_per_epoch", "hidden"):
-            least[f"config.problems.{name}.{key}"] = (options[key], 1)
-    for key, (value, allowed) in choices.items():
-        if value not in allowed:
-            raise ValueError(f"{key} is {value!r}; {near(value, list(allowed))}")
-    for key, (number, bound) in least.items():
-        if not number >= bound:
-            raise ValueError(f"{key} must be at least {bound}, got {number!r}.")
-
-
-_LEAST_PENALTY = {"gamma": 0, "margin": 0, "points": 2, "radius": 0}
+            choice(options, ("code", "paper"), "shift", at=at)
+        at_least(options, 1, "epochs", "batch_size", "steps_per_epoch", "hidden", at=at)
 
 
 def total_steps(config: Any) -> int:
@@ -129,7 +118,7 @@ def train_seeds(
       problem: data and directions.
       model: linen module, `[..., d]` to `[...]`.
       kind: one of `KINDS`.
-      config: seeds, penalty, chunk, checkpoint_every_epochs.
+      config: seeds, penalty, seeds_at_once, checkpoint_every_epochs.
       options: epochs, batch_size, lr of this problem.
       start: from :func:`initial_states`; not changed.
       workdir: checkpoints go to its folder ``problem/kind``; None keeps nothing.
@@ -141,8 +130,7 @@ def train_seeds(
     Raises:
       ValueError: on an unknown kind.
     """
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind of penalty {kind!r}; known: {', '.join(KINDS)}.")
+    one_of(kind, KINDS, "kind of penalty")
     optimizer = optax.adam(options.lr)
     steps = _steps_per_epoch(options)
     data = {key: jnp.asarray(value) for key, value in problem.arrays.items() if "test" not in key}
@@ -153,7 +141,7 @@ def train_seeds(
         )
     loss_fn = functools.partial(loss_and_penalty, model, problem.directions, kind, config.penalty)
     epoch = functools.partial(_epoch, model, loss_fn, optimizer, steps, options.batch_size)
-    program = jax.jit(over_seeds(epoch, chunk=config.chunk), donate_argnums=0)
+    program = jax.jit(over_seeds(epoch, chunk=config.seeds_at_once), donate_argnums=0)
 
     def advance(state, _):
         state, metrics = program(state, data)

@@ -11,7 +11,7 @@ import numpy as np
 
 from monojax.training import Table, interval, write_atomically
 from train.penalties.data import Problem
-from train.reporting import provenance
+from train.reporting import figure, provenance, save_figure
 
 TITLES = {
     "none": "no penalty",
@@ -145,15 +145,11 @@ def plot_dependence(problem: Problem, model, params: dict[str, Any], path: Path)
       params: kind to variables with leaves `[seeds, ...]`.
       path: the PNG.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = problem.monotone[:3]
     grid = np.linspace(0, 1, 41, dtype=np.float32)
     single, mean = _curves(problem, model, columns, grid)
-    figure = Figure(figsize=(3 * len(params), 2.6 * len(columns) + 0.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(columns), len(params), sharey="row", sharex="row", squeeze=False)
+    size = (3 * len(params), 2.6 * len(columns) + 0.6)
+    drawn, axes = figure(len(columns), len(params), size, sharey="row", sharex="row")
     for j, (kind, seeds) in enumerate(params.items()):
         thin = np.asarray(single(jax.tree.map(lambda leaf: leaf[0], seeds)))
         thick = np.asarray(jax.lax.map(mean, seeds)).swapaxes(0, 1)
@@ -169,14 +165,12 @@ def plot_dependence(problem: Problem, model, params: dict[str, Any], path: Path)
                 axis.set_ylabel(problem.target)
     sense = {1: "increasing", -1: "decreasing"}
     wanted = ", ".join(f"{problem.columns[c]} {sense[int(problem.directions[c])]}" for c in columns)
-    figure.suptitle(
+    drawn.suptitle(
         f"{problem.name}: {wanted}. Blue: mean, a line per seed; grey: single rows, first seed; "
         "red: the wrong way",
         fontsize=9,
     )
-    partial = path.with_name(f".{path.name}")
-    figure.savefig(partial, dpi=110, format="png")
-    partial.replace(path)
+    save_figure(drawn, path)
 
 
 def _curves(problem: Problem, model, columns: list[int], grid: np.ndarray):

@@ -15,6 +15,8 @@ from monojax.data.text import stsb
 from monojax.models import ViT
 from monojax.models.minilm_text import SentenceEncoder
 from monojax.training import ArrayBatches, create_state, fit, jit_step
+from train.checks import one_of
+from train.renamed import translated
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,8 +65,7 @@ def load_images(config: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
         parts = mnist(config.data_dir)
         scale = lambda x: (x[..., None] / np.float32(255)).astype(np.float32)
         return scale(parts.x_train), parts.y_train, scale(parts.x_test), parts.y_test
-    if config.data != "digits":
-        raise ValueError(f"config.vit.data must be 'mnist' or 'digits', got {config.data!r}.")
+    one_of(config.data, ("mnist", "digits"), "config.vit.data")
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -138,7 +139,7 @@ def _train_vit(
         jit_step(loss_fn, optimizer),
         num_steps=config.steps,
         workdir=workdir,
-        config=config,
+        config=translated("tokens", config),
         batches=ArrayBatches({"x": x, "y": y}, config.batch_size, seed=config.seed),
         log_every=max(1, config.steps // 20),
         checkpoint_every=max(1, config.steps // 4),

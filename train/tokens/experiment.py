@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from monojax.training import Table
+from train.checks import at_least, choice
 from train.reporting import provenance
 from train.tokens.data import Problem, minilm_problem, vit_problem
 from train.tokens.figures import plot_curves, plot_images, plot_sentences
@@ -43,17 +44,11 @@ def check(config: Any) -> None:
     Raises:
       ValueError: naming the first one.
     """
-    for name in config.problems:
-        if name not in KINDS:
-            raise ValueError(f"config.problems may hold {KINDS}, got {name!r}.")
-    for name in config.methods:
-        if name not in METHODS:
-            raise ValueError(f"config.methods may hold {tuple(METHODS)}, got {name!r}.")
+    choice(config, KINDS, "problems")
+    choice(config, METHODS, "methods")
     if REFERENCE not in config.methods:
         raise ValueError(f"config.methods needs {REFERENCE!r}, which others are compared with.")
-    for name in ("validation", "test", "steps", "chunk"):
-        if config[name] < 1:
-            raise ValueError(f"config.{name} must be at least 1, got {config[name]}.")
+    at_least(config, 1, "validation", "test", "steps", "batch_size")
 
 
 def total_steps(config: Any) -> int:
@@ -129,15 +124,15 @@ def measure(problem: Problem, name: str, config: Any, workdir: Path) -> dict[str
             return dict(arrays)
     valid = np.arange(min(config.validation, len(problem.x)))
     test = np.arange(len(valid), len(problem.x))
-    curve = lambda rows, maps: deletion(problem, rows, maps, config.steps, config.chunk)
+    curve = lambda rows, maps: deletion(problem, rows, maps, config.steps, config.batch_size)
     candidates = settings(METHODS[name], config[problem.name])
     chosen, scores = candidates[0], []
     if len(candidates) > 1:
         for setting in candidates:
-            maps = attributions(problem, name, setting, valid, config.chunk)
+            maps = attributions(problem, name, setting, valid, config.batch_size)
             scores.append(float(area(curve(valid, maps)).mean()))
         chosen = candidates[int(np.argmin(scores))]
-    maps = attributions(problem, name, chosen, test, config.chunk)
+    maps = attributions(problem, name, chosen, test, config.batch_size)
     if not np.isfinite(maps[problem.tokens[test]]).all():
         raise FloatingPointError(f"{name} on {problem.name} is not finite at {chosen}.")
     found = {

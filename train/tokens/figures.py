@@ -1,12 +1,11 @@
 """Pictures of the token experiment: deletion curves, patches, words."""
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from monojax.training import write_atomically
+from train.reporting import figure, save_figure
 from train.tokens.data import Problem
 
 SHOWN = 4
@@ -20,7 +19,7 @@ def plot_curves(curves: dict[str, dict[str, np.ndarray]], path: Path) -> None:
       curves: title of the problem to method to `[steps + 1]`.
       path: the PNG.
     """
-    figure, axes = _figure(1, len(curves), (5.4 * len(curves), 4.6))
+    drawn, axes = figure(1, len(curves), (5.4 * len(curves), 4.6))
     from matplotlib import colormaps
 
     for axis, (title, lines) in zip(axes[0], curves.items(), strict=True):
@@ -32,7 +31,7 @@ def plot_curves(curves: dict[str, dict[str, np.ndarray]], path: Path) -> None:
         axis.title.set_fontsize(10)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
-    _save(figure, path)
+    save_figure(drawn, path)
 
 
 def plot_images(problem: Problem, found: dict[str, Any], first: int, path: Path) -> None:
@@ -46,7 +45,7 @@ def plot_images(problem: Problem, found: dict[str, Any], first: int, path: Path)
     """
     shown = range(min(SHOWN, len(problem.x) - first))
     methods = [name for name in found if name != "random order"]
-    figure, axes = _figure(len(shown), 1 + len(methods), (1.5 * (1 + len(methods)), 1.7 * SHOWN))
+    drawn, axes = figure(len(shown), 1 + len(methods), (1.5 * (1 + len(methods)), 1.7 * SHOWN))
     for row, i in enumerate(shown):
         image = problem.x[first + i, ..., 0]
         axes[row][0].imshow(image, cmap="gray_r")
@@ -64,7 +63,7 @@ def plot_images(problem: Problem, found: dict[str, Any], first: int, path: Path)
             axis.set(xticks=[], yticks=[])
             if row == 0:
                 axis.set_title(name.replace(", ", ",\n"), fontsize=7)
-    _save(figure, path)
+    save_figure(drawn, path)
 
 
 def plot_sentences(problem: Problem, found: dict[str, Any], first: int, path: Path) -> None:
@@ -79,7 +78,7 @@ def plot_sentences(problem: Problem, found: dict[str, Any], first: int, path: Pa
     assert problem.words is not None
     shown = range(min(SHOWN, len(problem.x) - first))
     methods = [name for name in found if name != "random order"]
-    figure, axes = _figure(len(shown), 1, (12, 0.34 * len(methods) * len(shown) + 1))
+    drawn, axes = figure(len(shown), 1, (12, 0.34 * len(methods) * len(shown) + 1))
     for axis, i in zip(axes[:, 0], shown, strict=True):
         words = problem.words[first + i]
         maps = np.stack([found[name]["maps"][i][: len(words)] for name in methods])
@@ -89,19 +88,4 @@ def plot_sentences(problem: Problem, found: dict[str, Any], first: int, path: Pa
         axis.set_xticks(range(len(words)), words, fontsize=8)
         axis.set_yticks(range(len(methods)), methods, fontsize=7)
         axis.xaxis.tick_top()
-    _save(figure, path)
-
-
-def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def _save(figure: Any, path: Path) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    write_atomically(path, buffer.getvalue())
+    save_figure(drawn, path)

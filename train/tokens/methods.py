@@ -78,7 +78,7 @@ def settings(method: Method, config: Any) -> list[Setting]:
 
 
 def attributions(
-    problem: Problem, name: str, setting: Setting, rows: np.ndarray, chunk: int
+    problem: Problem, name: str, setting: Setting, rows: np.ndarray, batch_size: int
 ) -> np.ndarray:
     """One number per token.
 
@@ -87,7 +87,7 @@ def attributions(
       name: of the method.
       setting: one of its settings.
       rows: numbers of the examples.
-      chunk: examples at once.
+      batch_size: examples at once.
 
     Returns:
       float `[len(rows), t]`.
@@ -99,7 +99,7 @@ def attributions(
     with enable_x64() if METHODS[name].double else contextlib.nullcontext():
         widen = _double if METHODS[name].double else lambda tree: tree
         shared = widen(problem.shared)
-        for part in chunks(rows, chunk):
+        for part in chunks(rows, batch_size):
             x, own = (
                 widen(problem.x[part]),
                 widen(jax.tree.map(lambda a, i=part: a[i], problem.own)),
@@ -152,7 +152,7 @@ def chunks(rows: np.ndarray, size: int) -> Iterable[np.ndarray]:
 
 
 def deletion(
-    problem: Problem, rows: np.ndarray, maps: np.ndarray, steps: int, chunk: int
+    problem: Problem, rows: np.ndarray, maps: np.ndarray, steps: int, batch_size: int
 ) -> np.ndarray:
     """Scores while tokens are deleted by decreasing attribution.
 
@@ -161,7 +161,7 @@ def deletion(
       rows: numbers of the examples `[n]`.
       maps: one number per token, `[n, t]`.
       steps: the deleted share grows by 1 / steps.
-      chunk: examples at once.
+      batch_size: examples at once.
 
     Returns:
       float `[n, steps + 1]`: nothing deleted first, everything that may be deleted last.
@@ -172,7 +172,7 @@ def deletion(
     gone = np.rint(np.linspace(0, 1, steps + 1)[:, None] * tokens.sum(1)).astype(int)
     score = _scores(problem)
     done = []
-    for part in chunks(np.arange(len(rows)), chunk):
+    for part in chunks(np.arange(len(rows)), batch_size):
         at = rows[part]
         own = jax.tree.map(lambda a, at=at: a[at], problem.own)
         target = None if problem.targets is None else problem.targets[at]
