@@ -342,7 +342,7 @@ def test_a_bad_file_is_named_with_column_and_row(old, new, message):
     [
         ("auto-mpg", "'auto_mpg'"),
         ("lending", "'lending_club'"),
-        ("iris", "must be one of 'auto_mpg'"),
+        ("iris", "one of 'auto_mpg'"),
     ],
 )
 def test_unknown_set_lists_the_sets_and_near_names(name, message):

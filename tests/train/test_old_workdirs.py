@@ -44,6 +44,7 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow  # 8 s of compilation
 def test_difference_goes_on_after_the_first_network_and_half_of_the_second(tmp_path):
     """Expected: what the old code gave when it was not killed."""
     run = unpacked("difference", tmp_path)
