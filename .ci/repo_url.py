@@ -16,6 +16,7 @@ PATTERNS = {
     "pyproject.toml": [r'(?<=^Repository = ")[^"]*'],
     "README.md": [r"(?<=git clone )\S+", r"(?<=url = \{)[^}]*", r"(?<=<!-- repo -->)[^<\s]*"],
     "BUILD.md": [r"(?<=git clone )\S+"],
+    "docs/index.md": [r"(?<=git clone )\S+"],
     "CITATION.cff": [r'(?<=^repository-code: ")[^"]*'],
 }
 NOTEBOOK = [r'(?<=REPO_URL = \\")[^\\"]*']

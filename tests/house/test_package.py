@@ -9,7 +9,6 @@ import tomllib
 import zipfile
 from importlib import metadata
 
-import numpy as np
 import pytest
 
 EXTRAS = ["orbax", "matplotlib", "sklearn", "scipy", "tensorflow_datasets", "grain", "tqdm",
@@ -48,52 +47,6 @@ def test_one_address(checkout):
     command = [sys.executable, str(checkout / ".ci" / "repo_url.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def readme_examples(checkout):
-    return re.findall(r"```python\n(.*?)```", (checkout / "README.md").read_text(), re.S)
-
-
-def test_readme_example_runs(checkout):
-    """The first examples of README, run as they stand."""
-    penalty, slopes, split, *_ = readme_examples(checkout)
-    assert len([line for line in penalty.splitlines() if line.strip()]) <= 14
-    names = {}
-    exec(compile(penalty, "README.md", "exec"), names)
-    assert float(names["after"]) < 0.05 and float(names["before"]) > 0.2
-    names = {}
-    exec(compile(slopes, "README.md", "exec"), names)
-    # A straight line errs by about 0.06; the best slopes in [1, 10] can do is 0.0023.
-    error = float(((names["fitted"] - names["targets"]) ** 2).mean())
-    assert error < 0.005 and bool(names["record"].converged.all())
-    # The inverse undoes f up to both solves' bound, 2 beta residual / alpha.
-    assert float(abs(names["back"] - names["x"]).max()) < 4 * float(
-        names["record"].error_bound.max()
-    )
-    names = {}
-    exec(compile(split, "README.md", "exec"), names)
-    logits = names["fn"](names["image"], names["variables"])
-    # float32, full re-centring: rounding of sums of a few hundred terms.
-    assert float(abs(names["pair"].g - names["pair"].h - logits).max()) < 1e-5 * (
-        1 + float(abs(logits).max())
-    )
-    assert names["picture"].shape == (32, 32) and names["report"].kind == "dc"
-    assert float(abs(names["heat"]).max()) > 0
-
-
-def test_readme_examples_of_groups_and_embeddings_run(checkout):
-    *_, groups, compact = readme_examples(checkout)
-    names = {}
-    exec(compile(groups, "README.md", "exec"), names)
-    assert names["reading"].labels.shape == (8,) and 0 < float(names["penalty"]) < np.log(10) + 1
-    np.testing.assert_allclose(names["reading"].shares.sum(axis=1), 1, rtol=1e-6)
-    names = {}
-    exec(compile(compact, "README.md", "exec"), names)
-    stats = names["index"].stats
-    assert stats["dims"] < 25 and stats["neighbours_kept"] > 0.8
-    assert names["compress"](None, names["x"]).stats["dims"] == 60
-    labels = np.asarray(names["labels"])
-    assert (labels[names["found"].indices] == labels[:5, None]).mean() > 0.9
 
 
 def test_readme_commands_are_those_of_ci(checkout):
