@@ -106,6 +106,7 @@ def test_sigterm_saves_and_the_resumed_run_ends_with_the_same_bits(unbroken, tmp
     assert training.read_metrics(tmp_path / "run") == training.read_metrics(unbroken[1])
 
 
+@pytest.mark.slow
 def test_ctrl_c_exits_with_130(tmp_path):
     def step(state, batch):
         os.kill(os.getpid(), signal.SIGINT)
