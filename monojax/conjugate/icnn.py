@@ -27,6 +27,7 @@ WEIGHT_MAPS = {
     "clamp": lambda w: jnp.maximum(w, 0),
     "softplus": jax.nn.softplus,
     "square": jnp.square,
+    "abs": jnp.abs,
     "projected": lambda w: w,
 }
 """How raw weights become non-negative; "projected" trusts the caller to clamp them itself."""

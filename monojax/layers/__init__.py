@@ -23,8 +23,11 @@ from monojax.layers.lipschitz import (
     group_sort,
 )
 from monojax.layers.lmn import lmn_bound
-from monojax.layers.monotone import MonotoneHead, MonotoneMLP
+from monojax.layers.min_max import SmoothMinMax
+from monojax.layers.monotone import MonotoneMLP
+from monojax.layers.monotone_head import MonotoneHead
 from monojax.layers.nonnegative import NonNegativeDense, nonnegative_init
+from monojax.layers.scalable_monotone import ScalableMonotoneNetwork
 
 __all__ = [
     "ICNN",
@@ -51,6 +54,8 @@ __all__ = [
     "SLLDense",
     "SandwichConv",
     "SandwichDense",
+    "ScalableMonotoneNetwork",
+    "SmoothMinMax",
     "SpectralDense",
     "group_sort",
     "lmn_bound",

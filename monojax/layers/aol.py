@@ -7,10 +7,33 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from monojax.base.checks import check_width
-from monojax.layers.lipschitz_common import prepare, weight
+from monojax.base.checks import check_width, one_of
+from monojax.layers.guarantee import Guaranteed
+from monojax.layers.lipschitz_common import along, magnitude, prepare, weight
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+
+def balanced(kernel: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """Units of the same size: each divided by the power of two below its largest weight.
+
+    Args:
+      kernel: any shape.
+      axis: of the units.
+
+    Returns:
+      ``(unit, size)``: of the kernel's shape, and `[n]`, constant in derivatives.
+    """
+    axis %= kernel.ndim
+    size = magnitude(kernel, tuple(i for i in range(kernel.ndim) if i != axis))
+    return kernel / size, size.reshape(-1)
+
+
+def ratios(size: jax.Array) -> jax.Array:
+    """``size[j] / size[i]`` `[n, n]`, capped where what is left out moves a bound by 1e-8."""
+    n = size.shape[0]
+    rows, columns = (jnp.broadcast_to(size.reshape(s), (n, n)) for s in ((n, 1), (1, n)))
+    return jnp.minimum(columns / rows, 2.0**55)
 
 
 def aol_scale(kernel: jax.Array) -> jax.Array:
@@ -25,7 +48,8 @@ def aol_scale(kernel: jax.Array) -> jax.Array:
     Returns:
       `[d]`; 1 for an input whose weights are all 0.
     """
-    return _inverse_root(jnp.abs(kernel @ kernel.T).sum(axis=1))
+    unit, size = balanced(kernel, 0)
+    return _scale(_dense_gram(unit), size) / size
 
 
 def aol_conv_scale(kernel: jax.Array) -> jax.Array:
@@ -41,7 +65,36 @@ def aol_conv_scale(kernel: jax.Array) -> jax.Array:
     Returns:
       `[channels]`; 1 for a channel whose weights are all 0.
     """
-    return _inverse_root(gram_sums(jnp.swapaxes(kernel, 2, 3)).sum(axis=1))
+    unit, size = balanced(kernel, 2)
+    return _scale(gram_sums(jnp.swapaxes(unit, 2, 3)), size) / size
+
+
+def aol_kernel(kernel: jax.Array) -> jax.Array:
+    """The kernel times :func:`aol_scale` or :func:`aol_conv_scale`, never out of range.
+
+    Squares of weights leave the range of floats where the weights do not; so the Gram matrix is
+    that of weights of the same size, put together by their ratios.
+
+    Args:
+      kernel: `[d, features]`, or `[kh, kw, channels, features]`.
+
+    Returns:
+      The same shape.
+    """
+    unit, size = balanced(kernel, -2)
+    dense = kernel.ndim == 2
+    gram = _dense_gram(unit) if dense else gram_sums(jnp.swapaxes(unit, 2, 3))
+    scale = _scale(gram, size)
+    return unit * jnp.broadcast_to(scale.reshape((1,) * (unit.ndim - 2) + (-1, 1)), unit.shape)
+
+
+def _dense_gram(unit: jax.Array) -> jax.Array:
+    return jnp.abs(jnp.matmul(unit, unit.T, precision="highest"))
+
+
+def _scale(gram: jax.Array, size: jax.Array) -> jax.Array:
+    """The scale of units of the same size, from their absolute Gram matrix."""
+    return _inverse_root((gram * ratios(size)).sum(axis=1))
 
 
 def gram_sums(kernel: jax.Array) -> jax.Array:
@@ -84,15 +137,14 @@ def pad_image(x: jax.Array, kernel_size: tuple[int, int], padding: str) -> jax.A
     Raises:
       ValueError: on another padding, or an image smaller than the kernel.
     """
-    if padding not in ("SAME", "CIRCULAR"):
-        raise ValueError(f"padding must be 'SAME' or 'CIRCULAR', got {padding!r}.")
+    one_of(padding, ("SAME", "CIRCULAR"), "padding")
     if any(size < k for size, k in zip(x.shape[1:3], kernel_size, strict=True)):
         raise ValueError(f"images of {x.shape[1:3]} are smaller than the kernel {kernel_size}.")
     around = [((k - 1) // 2, k - 1 - (k - 1) // 2) for k in kernel_size]
     return jnp.pad(x, [(0, 0), *around, (0, 0)], mode="constant" if padding == "SAME" else "wrap")
 
 
-class AOLDense(nn.Module):
+class AOLDense(Guaranteed):
     r"""Dense layer :math:`y = W\,\mathrm{diag}(T)\,x + b`, 1-Lipschitz in l2 by construction.
 
     Attributes:
@@ -122,14 +174,14 @@ class AOLDense(nn.Module):
         features = check_width(self.features)
         x, build = prepare(x, 1, self.dtype, self.param_dtype)
         kernel = weight(self, "kernel", self.kernel_init, (x.shape[-1], features), build)
-        y = x @ (aol_scale(kernel)[:, None] * kernel).astype(x.dtype)
+        y = x @ aol_kernel(kernel).astype(x.dtype)
         if self.use_bias:
             bias = weight(self, "bias", nn.initializers.zeros, (features,), build)
-            y = y + bias.astype(x.dtype)
+            y = y + along(bias, y)
         return y
 
 
-class AOLConv(nn.Module):
+class AOLConv(Guaranteed):
     """Convolution with channels rescaled as in AOL, 1-Lipschitz in l2 by construction.
 
     Attributes:
@@ -165,12 +217,12 @@ class AOLConv(nn.Module):
         x, build = prepare(x, 3, self.dtype, self.param_dtype)
         shape = (*self.kernel_size, x.shape[-1], features)
         kernel = weight(self, "kernel", self.kernel_init, shape, build)
-        kernel = aol_conv_scale(kernel)[:, None] * kernel
+        kernel = aol_kernel(kernel)
         images = pad_image(x.reshape(-1, *x.shape[-3:]), self.kernel_size, self.padding)
         y = jax.lax.conv_general_dilated(
             images, kernel.astype(x.dtype), self.strides, "VALID", dimension_numbers=DIMENSIONS
         )
         if self.use_bias:
             bias = weight(self, "bias", nn.initializers.zeros, (features,), build)
-            y = y + bias.astype(x.dtype)
+            y = y + along(bias, y)
         return y.reshape(*x.shape[:-3], *y.shape[1:])

@@ -1,19 +1,26 @@
 """Monotone Lipschitz layers and BiLipNet: orthogonal layers between them, with an inverse."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from monojax.base.checks import check_positive, check_width, check_widths, choose, is_concrete
 from monojax.layers.cayley import CayleyDense, scaled_cayley
-from monojax.layers.lipschitz_common import SLOPE_RESTRICTED, prepare, weight
-from monojax.layers.roots import Root, solve_monotone
+from monojax.layers.guarantee import Guaranteed
+from monojax.layers.lipschitz_common import SLOPE_RESTRICTED, along, prepare, weight
+from monojax.layers.roots import (
+    InverseDiagnostics,
+    default_tolerance,
+    diagnose,
+    solve_monotone,
+)
 
 GLOROT = nn.initializers.glorot_normal()
+GONE = "inverse_report is named inverse_diagnostics now; inverse returns the last iterate."
 
 
 class Explicit(NamedTuple):
@@ -51,17 +58,18 @@ def explicit_call(
       `[..., d]`.
     """
     act = choose("activation", activation, SLOPE_RESTRICTED)
-    drive = jnp.sqrt(2 * explicit.gap) * (x @ explicit.s.T) + explicit.bias
+    drive = jnp.sqrt(2 * explicit.gap) * (x @ explicit.s.T)
+    drive = drive + along(explicit.bias, drive)
     z, start = drive[..., :0], 0
     for width in units:
         rows = slice(start, start + width)
         z = jnp.concatenate([z, act(drive[..., rows] + z @ explicit.v[rows, :start].T)], axis=-1)
         start += width
     out = explicit.lower * x + jnp.sqrt(explicit.gap / 2) * (z @ explicit.s)
-    return out + explicit.offset
+    return out + along(explicit.offset, out)
 
 
-class MonLipDense(nn.Module):
+class MonLipDense(Guaranteed):
     r"""Monotone and Lipschitz: strongly monotone by ``lower``, ``upper``-Lipschitz, in l2.
 
     With :math:`[A_k\ B_k]` of orthonormal rows and :math:`Q Q^T \preceq I` (both Cayley),
@@ -111,22 +119,43 @@ class MonLipDense(nn.Module):
         build = jnp.promote_types(self.param_dtype, jnp.float32)
         return self._explicit(*self._matrices(check_width(width, "width"), build))
 
-    def inverse_report(self, y: jax.Array, *, tolerance: float | None = None) -> Root:
-        """The x with f(x) = y, with the solver's record for every row.
+    def bounds(self) -> tuple[Any, Any]:
+        """Certified ``(smallest, largest)`` slope in l2: lower and upper."""
+        check_bounds(self.lower, self.upper)
+        return self.lower, self.upper
+
+    def inverse(self, y: jax.Array, *, tolerance: float | None = None) -> jax.Array:
+        """The x with f(x) = y, `[..., d]`: the last iterate; see :meth:`inverse_diagnostics`.
 
         Args:
           y: float, shape `[..., d]`.
-          tolerance: stop at ||f(x) - y|| <= tolerance (1 + ||y||); 1e-5 in float32 and 1e-10 in
-            float64 unless given. The error of x is at most the residual over ``lower``.
+          tolerance: a row stops at ||f(x) - y|| <= tolerance (1 + ||y||) / 10; 1e-4 in float32
+            and 1e-9 in float64 unless given.
 
         Returns:
-          Root(x `[..., d]`, residual, steps, converged `[...]`), x differentiable in y and in
-          the parameters where the layer is.
+          x, differentiable in y and in the parameters where the layer is.
 
         Raises:
           ValueError: if ``lower`` is 0: the layer need not have an inverse.
         """
-        if is_concrete(self.lower) and not self.lower > 0:
+        return self._solve(y, tolerance)[0]
+
+    def inverse_diagnostics(
+        self, y: jax.Array, *, tolerance: float | None = None
+    ) -> InverseDiagnostics:
+        """How well :meth:`inverse` did for ``y`` `[..., d]`, measured at its x; fields `[...]`."""
+        x, steps = self._solve(y, tolerance)
+        forward = lambda x: self(x)
+        target = jnp.asarray(y).astype(jnp.promote_types(x.dtype, jnp.float32))
+        return diagnose(forward, x, target, steps, self.lower, self.upper, tolerance)
+
+    def inverse_report(self, *args: Any, **options: Any) -> None:
+        """Raises: it is :meth:`inverse_diagnostics` now."""
+        raise TypeError(GONE)
+
+    def _solve(self, y: jax.Array, tolerance: float | None) -> tuple[jax.Array, jax.Array]:
+        check_bounds(self.lower, self.upper)
+        if is_concrete(self.lower) and not np.asarray(self.lower) > 0:
             raise ValueError(
                 f"no inverse is guaranteed with lower={self.lower}; build the layer with lower > 0."
             )
@@ -137,12 +166,8 @@ class MonLipDense(nn.Module):
         def forward(x: jax.Array) -> jax.Array:
             return explicit_call(x, e, units, activation)
 
-        return solve_monotone(forward, y.astype(build), self.lower, self.upper, tolerance)
-
-    def inverse(self, y: jax.Array, *, tolerance: float | None = None) -> jax.Array:
-        """The x with f(x) = y, NaN in rows that did not converge; see :meth:`inverse_report`."""
-        root = self.inverse_report(y, tolerance=tolerance)
-        return jnp.where(root.converged[..., None], root.x, jnp.nan)
+        x, steps = solve_monotone(forward, y.astype(build), self.lower, self.upper, tolerance)
+        return x.astype(y.dtype), steps
 
     @nn.compact
     def _matrices(self, width: int, build: Any) -> tuple[Any, ...]:
@@ -167,11 +192,12 @@ class MonLipDense(nn.Module):
     def _layers(self, x: jax.Array, blocks: Any, offset: jax.Array) -> jax.Array:
         act = choose("activation", self.activation, SLOPE_RESTRICTED)
         lower, gap = self._bounds(x.dtype)
-        y, z, a_before = lower * x + offset.astype(x.dtype), x[..., :0], jnp.zeros((0, 0), x.dtype)
+        y, z, a_before = lower * x + along(offset, x), x[..., :0], jnp.zeros((0, 0), x.dtype)
         for block in blocks:
             a, b, q, q_before, bias = (part.astype(x.dtype) for part in block)
             s_x = (x @ q.T) @ a.T - (x @ q_before.T) @ b.T
-            z = act(2 * (z @ a_before) @ b.T + jnp.sqrt(2 * gap) * s_x + bias)
+            drive = 2 * (z @ a_before) @ b.T + jnp.sqrt(2 * gap) * s_x
+            z = act(drive + along(bias, drive))
             y = y + jnp.sqrt(gap / 2) * ((z @ a) @ q - (z @ b) @ q_before)
             a_before = a
         return y
@@ -205,13 +231,14 @@ def check_bounds(lower: Any, upper: Any) -> None:
       ValueError: on other values.
     """
     check_positive(upper, "upper")
-    if is_concrete(lower) and not (math.isfinite(lower) and lower >= 0):
+    # numpy: under jit a comparison of jax values would be traced.
+    if is_concrete(lower) and not (np.isfinite(np.asarray(lower)) and np.asarray(lower) >= 0):
         raise ValueError(f"lower must be finite and >= 0, got {lower}.")
-    if is_concrete(lower) and is_concrete(upper) and not lower < upper:
+    if is_concrete(lower) and is_concrete(upper) and not np.asarray(lower) < np.asarray(upper):
         raise ValueError(f"lower must be below upper, got lower={lower} and upper={upper}.")
 
 
-class BiLipNet(nn.Module):
+class BiLipNet(Guaranteed):
     r"""``lower``-inverse-Lipschitz and ``upper``-Lipschitz in l2, by construction.
 
     depth monotone layers with the constants :math:`\mu^{1/D}, \nu^{1/D}` between orthogonal ones;
@@ -268,21 +295,43 @@ class BiLipNet(nn.Module):
             x = turn(layer(x, form=form))
         return x
 
-    def inverse_report(self, y: jax.Array, *, tolerance: float | None = None) -> Root:
-        """The x with f(x) = y; residual and steps are the largest of the layers', see there."""
-        y, build = prepare(y, 1, self.dtype, self.param_dtype)
-        turns, layers = self._parts(y.shape[-1])
-        x = turns[-1].inverse(y.astype(build))
-        records = []
-        for layer, turn in zip(layers[::-1], turns[-2::-1], strict=True):
-            records.append(layer.inverse_report(x, tolerance=tolerance))
-            x = turn.inverse(records[-1].x)
-        residual = jnp.stack([record.residual for record in records]).max(axis=0)
-        steps = jnp.stack([record.steps for record in records]).max(axis=0)
-        converged = jnp.stack([record.converged for record in records]).all(axis=0)
-        return Root(x, residual, steps, converged)
+    def bounds(self) -> tuple[Any, Any]:
+        """Certified ``(smallest, largest)`` slope in l2: lower and upper."""
+        check_bounds(self.lower, self.upper)
+        return self.lower, self.upper
 
     def inverse(self, y: jax.Array, *, tolerance: float | None = None) -> jax.Array:
-        """The x with f(x) = y, NaN in rows that did not converge; see :meth:`inverse_report`."""
-        root = self.inverse_report(y, tolerance=tolerance)
-        return jnp.where(root.converged[..., None], root.x, jnp.nan)
+        """The x with f(x) = y, `[..., d]`: the last iterate, as in :class:`MonLipDense`."""
+        return self._solve(y, tolerance)[0]
+
+    def inverse_diagnostics(
+        self, y: jax.Array, *, tolerance: float | None = None
+    ) -> InverseDiagnostics:
+        """How well :meth:`inverse` did for ``y`` `[..., d]``, measured on the whole network.
+
+        ``steps`` is the largest of the layers'. Fields `[...]`.
+        """
+        x, steps = self._solve(y, tolerance)
+        target = jnp.asarray(y).astype(jnp.promote_types(x.dtype, jnp.float32))
+        forward = lambda x: self(x)
+        return diagnose(forward, x, target, steps, self.lower, self.upper, tolerance)
+
+    def inverse_report(self, *args: Any, **options: Any) -> None:
+        """Raises: it is :meth:`inverse_diagnostics` now."""
+        raise TypeError(GONE)
+
+    def _solve(self, y: jax.Array, tolerance: float | None) -> tuple[jax.Array, jax.Array]:
+        check_bounds(self.lower, self.upper)
+        y, build = prepare(y, 1, self.dtype, self.param_dtype)
+        turns, layers = self._parts(y.shape[-1])
+        if tolerance is None:
+            tolerance = default_tolerance(build)
+        # Residuals of the first layers are stretched by the later ones: solved far below.
+        tolerance = 1e-2 * tolerance
+        x = turns[-1].inverse(y.astype(build))
+        every = []
+        for layer, turn in zip(layers[::-1], turns[-2::-1], strict=True):
+            x, steps = layer._solve(x, tolerance)
+            x = turn.inverse(x)
+            every.append(steps)
+        return x.astype(y.dtype), jnp.stack(every).max(axis=0)

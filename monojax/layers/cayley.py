@@ -8,7 +8,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from monojax.base.checks import check_width
-from monojax.layers.lipschitz_common import frobenius_init, prepare, rescaled, weight
+from monojax.layers.guarantee import Guaranteed
+from monojax.layers.lipschitz_common import (
+    along,
+    frobenius_init,
+    magnitude,
+    prepare,
+    rescaled,
+    weight,
+)
+
+LIMIT = 100.0
+"""Largest Frobenius norm of a matrix whose Cayley transform is taken."""
 
 
 def cayley(matrix: jax.Array) -> jax.Array:
@@ -18,6 +29,11 @@ def cayley(matrix: jax.Array) -> jax.Array:
     :math:`A = U - U^* + V^* V`, the result is
     :math:`[(I+A)^{-1}(I-A);\ -2V(I+A)^{-1}]`. The Hermitian part of I + A is at least I, so the
     inverse exists for every W and its norm is at most 1.
+
+    **Range.** A matrix W of Frobenius norm above 100 is scaled to 100 first: rounding grows with
+    the square of the norm, and what lies beyond moves the result by less than 1e-3. One step
+    towards the nearest orthogonal matrix then takes off what the inverse left, so that the
+    result is orthogonal to about 1e-5 in float32 for every W that is finite.
 
     Args:
       matrix: real or complex, shape `[..., m, n]`.
@@ -33,11 +49,47 @@ def cayley(matrix: jax.Array) -> jax.Array:
     m, n = matrix.shape[-2:]
     if m < n:
         return _adjoint(cayley(_adjoint(matrix)))
+    matrix = limited(matrix, LIMIT)
     u, v = matrix[..., :n, :], matrix[..., n:, :]
-    eye = jnp.eye(n, dtype=matrix.dtype)
-    inverse = jnp.linalg.inv(eye + u - _adjoint(u) + _adjoint(v) @ v)
+    eye = jnp.broadcast_to(jnp.eye(n, dtype=matrix.dtype), u.shape)
+    inverse = jnp.linalg.inv(eye + u - _adjoint(u) + _product(_adjoint(v), v))
     # (I + A)^{-1} (I - A) = 2 (I + A)^{-1} - I: one inverse serves both blocks.
-    return jnp.concatenate([2 * inverse - eye, -2 * v @ inverse], axis=-2)
+    return polished(jnp.concatenate([2 * inverse - eye, -2 * _product(v, inverse)], axis=-2))
+
+
+def limited(matrix: jax.Array, limit: float) -> jax.Array:
+    """The matrix, scaled to the Frobenius norm ``limit`` where it is above.
+
+    Args:
+      matrix: real or complex, `[..., m, n]`.
+      limit: > 0.
+
+    Returns:
+      The same shape.
+    """
+    size = magnitude(matrix, (-2, -1))
+    unit = matrix / size
+    tiny = jnp.finfo(size.dtype).tiny
+    norm = jnp.sqrt(jnp.sum(jnp.abs(unit) ** 2, axis=(-2, -1), keepdims=True) + tiny)
+    # Never norm * size, which may be out of range.
+    return unit * jnp.minimum(size, limit / norm)
+
+
+def polished(q: jax.Array) -> jax.Array:
+    """One Newton-Schulz step: a deviation d from orthonormal columns becomes about d^2.
+
+    Args:
+      q: `[..., m, n]`, m >= n, near orthonormal columns.
+
+    Returns:
+      The same shape.
+    """
+    return 1.5 * q - 0.5 * _product(q, _product(_adjoint(q), q))
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    # Reduced precision on accelerators would undo the orthogonality.
+    return jnp.matmul(a, b, precision="highest")
 
 
 def _adjoint(matrix: jax.Array) -> jax.Array:
@@ -68,7 +120,7 @@ def scaled_cayley(
     return cayley(rescaled(kernel, scale))
 
 
-class CayleyDense(nn.Module):
+class CayleyDense(Guaranteed):
     r"""Dense layer :math:`y = Q x + b` with Q semi-orthogonal: 1-Lipschitz in l2, by construction.
 
     Norm preserving where features >= d (an isometry, so also inverse-1-Lipschitz).
@@ -97,7 +149,15 @@ class CayleyDense(nn.Module):
         """Maps `[..., d]` to `[..., features]`."""
         x, build = prepare(x, 1, self.dtype, self.param_dtype)
         q, bias = self._matrix(x.shape[-1], build)
-        return x @ q.astype(x.dtype) + bias.astype(x.dtype)
+        y = x @ q.astype(x.dtype)
+        return y + along(bias, y)
+
+    def bounds(self) -> tuple[float, float]:
+        """Certified ``(smallest, largest)`` slope in l2: (1, 1) if features >= d, else (0, 1)."""
+        if not self.has_variable("params", "kernel"):
+            return 0.0, 1.0
+        width: int = self.get_variable("params", "kernel").shape[0]
+        return float(self.features >= width), 1.0
 
     def inverse(self, y: jax.Array) -> jax.Array:
         """The x with Q x + b = y, for a square layer; `[..., d]` to `[..., d]`.
@@ -112,7 +172,7 @@ class CayleyDense(nn.Module):
         if y.shape[-1] != self.features:
             raise ValueError(f"y must have width {self.features}, got {y.shape[-1]}.")
         q, bias = self._matrix(y.shape[-1], build)
-        return (y - bias.astype(y.dtype)) @ q.astype(y.dtype).T
+        return (y - along(bias, y)) @ q.astype(y.dtype).T
 
     @nn.compact
     def _matrix(self, width: int, build: Any) -> tuple[jax.Array, jax.Array]:
@@ -159,7 +219,7 @@ def apply_frequency(x: jax.Array, matrices: jax.Array) -> jax.Array:
     return jnp.fft.irfft2(y, s=x.shape[1:3], axes=(1, 2)).astype(x.dtype)
 
 
-class CayleyConv(nn.Module):
+class CayleyConv(Guaranteed):
     """Orthogonal circular convolution, 1-Lipschitz in l2 by construction.
 
     The Cayley transform is taken at every frequency of the image, so the result is a convolution
@@ -200,5 +260,12 @@ class CayleyConv(nn.Module):
         y = apply_frequency(images, matrices).astype(x.dtype)
         if self.use_bias:
             bias = weight(self, "bias", nn.initializers.zeros, (features,), build)
-            y = y + bias.astype(x.dtype)
+            y = y + along(bias, y)
         return y.reshape(*x.shape[:-1], features)
+
+    def bounds(self) -> tuple[float, float]:
+        """Certified ``(smallest, largest)`` slope in l2: (1, 1) if features >= channels."""
+        if not self.has_variable("params", "kernel"):
+            return 0.0, 1.0
+        channels: int = self.get_variable("params", "kernel").shape[2]
+        return float(self.features >= channels), 1.0

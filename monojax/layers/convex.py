@@ -12,9 +12,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from monojax.base.checks import check_widths, choose, one_of
 from monojax.conjugate.activations import Activation, as_activation
 from monojax.conjugate.icnn import ICNN as ICNNMaths
 from monojax.conjugate.icnn import WEIGHT_MAPS
+from monojax.layers.guarantee import Frozen, Guaranteed
 
 Initializer = Callable[..., jax.Array]
 
@@ -42,8 +44,9 @@ def convex_init(init: str | Initializer, weight_map: str) -> Initializer:
 
     Args:
       init: a name in ``INITIALISERS``, or a flax initialiser.
-      weight_map: "clamp", "softplus", "square" or "projected". The two maps that vanish nowhere
-        ("softplus") or only at 0 ("square") get a floor of 1e-3, below which they hardly learn.
+      weight_map: "clamp", "softplus", "square", "abs" or "projected". The maps that vanish nowhere
+        ("softplus") or only at 0 ("square", "abs") get a floor of 1e-3, below which they hardly
+        learn.
 
     Returns:
       A flax initialiser.
@@ -51,16 +54,15 @@ def convex_init(init: str | Initializer, weight_map: str) -> Initializer:
     Raises:
       ValueError: on an unknown name.
     """
-    if isinstance(init, str) and init not in INITIALISERS:
-        raise ValueError(f"z_init must be one of {tuple(INITIALISERS)} or callable, got {init!r}.")
-    if weight_map not in WEIGHT_MAPS:
-        raise ValueError(f"weight_map must be one of {tuple(WEIGHT_MAPS)}, got {weight_map!r}.")
-    draw = INITIALISERS[init] if isinstance(init, str) else init
+    draw = init if callable(init) else choose("z_init", init, INITIALISERS)
+    check_weight_map(weight_map)
 
     def raw(key, shape, dtype=jnp.float32):
         w = draw(key, shape, dtype)
         if weight_map == "clamp":
             return w
+        if weight_map == "abs":
+            return jnp.maximum(w, 1e-3)
         positive = jnp.maximum(w, 0)
         if weight_map == "projected":
             return positive
@@ -68,6 +70,13 @@ def convex_init(init: str | Initializer, weight_map: str) -> Initializer:
         return jnp.sqrt(positive) if weight_map == "square" else jnp.log(jnp.expm1(positive))
 
     return raw
+
+
+def check_weight_map(weight_map: Any) -> None:
+    """Raises ValueError unless ``weight_map`` is known; "clip" is named "clamp" now."""
+    if weight_map == "clip":
+        raise ValueError("weight_map 'clip' is named 'clamp' now.")
+    one_of(weight_map, WEIGHT_MAPS, "weight_map")
 
 
 def project_convex(params: Any) -> Any:
@@ -93,13 +102,10 @@ def check_features(features: Sequence[int]) -> tuple[int, ...]:
     Raises:
       ValueError: if empty, or a width is below 1.
     """
-    widths = tuple(int(n) for n in features)
-    if not widths or min(widths) < 1:
-        raise ValueError(f"features must hold at least one width >= 1, got {tuple(features)}.")
-    return widths
+    return check_widths(features)
 
 
-class ICNN(nn.Module):
+class ICNN(Guaranteed):
     r"""A scalar function convex in its input: maps `[..., d]` to `[...]`.
 
     :math:`z_0 = g(W^y_0 y + b_0)`, :math:`z_{i+1} = g([W^z_i]_+ z_i + W^y_{i+1} y + b_{i+1})`;
@@ -110,7 +116,7 @@ class ICNN(nn.Module):
       features: widths of the hidden layers.
       activation: "softplus" (sharpness 10), "relu", "elu", an Activation or a callable.
       weight_map: "clamp" (the paper's; its negative entries never learn), "softplus", "square",
-        or "projected" with :func:`project_convex` after each step.
+        "abs", or "projected" with :func:`project_convex` after each step.
       z_init: of the raw non-negative weights, a name in ``INITIALISERS`` or a flax initialiser.
       activate_output: whether g is applied to the scalar as well, as the paper's BLNN does.
 
@@ -153,12 +159,16 @@ class ICNN(nn.Module):
         flat = y.reshape(-1, dim)
         return jax.vmap(lambda y: self.maths.value(params, y))(flat).reshape(y.shape[:-1])
 
-    def bounds(self) -> tuple[jax.Array, jax.Array]:
-        """Certified ``(lipschitz, smoothness)`` of F, each `[]`; call with ``method="bounds"``."""
+    def bounds(self) -> tuple[float, jax.Array]:
+        """Certified ``(smallest, largest)`` slope of F in l2, from the weights as they are."""
+        return 0.0, self.constants()[0]
+
+    def constants(self) -> tuple[jax.Array, jax.Array]:
+        """Certified ``(lipschitz, smoothness)`` of F, each `[]`: largest slope and curvature."""
         return self.maths.bounds(dict(self.variables["params"]))
 
 
-class PartialICNN(nn.Module):
+class PartialICNN(Frozen):
     r"""A scalar function of (context, w), convex in w and arbitrary in the context.
 
     Maps `[..., p]` and `[..., d]` to `[...]`. With :math:`u_0 = c` and :math:`\circ` elementwise,
@@ -213,7 +223,7 @@ class PartialICNN(nn.Module):
         raise AssertionError("check_features returns at least one width.")
 
 
-class PairwiseICNN(nn.Module):
+class PairwiseICNN(Frozen):
     r"""Convex in w with non-positive mixed derivatives: maps (context `[..., p]`, w `[..., d]`).
 
     .. math:: F(w; c) = \sum_u v_u(c)\, g\big(a_u(c)\, w_{p(u)} - b_u(c)\, w_{q(u)} + e_u(c)\big),

@@ -8,14 +8,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from monojax.base.checks import check_width, one_of
+from monojax.base.renamed import renamed
 from monojax.conjugate.activations import as_activation
 from monojax.conjugate.icnn import WEIGHT_MAPS
 from monojax.layers.convex import check_features, convex_init, uniform
+from monojax.layers.guarantee import Frozen
+from monojax.layers.lipschitz_common import along
 
-POOLS = ("sum", "mean")
 
-
-class ConvICNN(nn.Module):
+@renamed(pool="reduce")
+class ConvICNN(Frozen):
     r"""A scalar function convex in images: maps `[..., h, w, c]` to `[...]`.
 
     With * a zero-padded convolution of stride :math:`s_i`, and :math:`*_S` one of the stride
@@ -40,7 +43,7 @@ class ConvICNN(nn.Module):
       activation: "softplus" (sharpness 10), "relu", "elu", an Activation or a callable.
       weight_map: as in :class:`monojax.layers.ICNN`; "projected" with ``project_convex``.
       z_init: of the raw non-negative weights, as there.
-      pool: "sum" over pixels: curvature does not depend on the size of the images; or "mean".
+      reduce: "sum" over pixels: curvature does not depend on the size of the images; or "mean".
 
     Reference:
       Amos, Xu, Kolter, "Input Convex Neural Networks", ICML 2017, section 3 (convolutions).
@@ -52,7 +55,7 @@ class ConvICNN(nn.Module):
     activation: Any = "softplus"
     weight_map: str = "clamp"
     z_init: Any = "glorot_normal"
-    pool: str = "sum"
+    reduce: str = "sum"
 
     @nn.compact
     def __call__(self, y: jax.Array) -> jax.Array:
@@ -63,10 +66,8 @@ class ConvICNN(nn.Module):
         """
         widths = check_features(self.features)
         strides = check_strides(self.strides, len(widths))
-        if self.kernel_size < 1:
-            raise ValueError(f"kernel_size must be >= 1, got {self.kernel_size}.")
-        if self.pool not in POOLS:
-            raise ValueError(f"pool must be one of {POOLS}, got {self.pool!r}.")
+        check_width(self.kernel_size, "kernel_size")
+        over = jnp.sum if one_of(self.reduce, ("sum", "mean"), "reduce") == "sum" else jnp.mean
         check_images(y, "y", self._trained_channels())
         g, channels = as_activation(self.activation), y.shape[-1]
         window = (self.kernel_size, self.kernel_size)
@@ -82,7 +83,8 @@ class ConvICNN(nn.Module):
                 images,
                 self.param(f"y_kernel_{i}", free, (*window, channels, width), y.dtype),
                 total,
-            ) + self.param(f"bias_{i}", free, (width,), y.dtype)
+            )
+            a = a + along(self.param(f"bias_{i}", free, (width,), y.dtype), a)
             if i:
                 shape = (*window, widths[i - 1], width)
                 weights = positive(self.param(f"z_kernel_{i}", raw, shape, y.dtype))
@@ -91,9 +93,8 @@ class ConvICNN(nn.Module):
         count = len(widths)
         weights = positive(self.param(f"z_kernel_{count}", raw, (widths[-1], 1), y.dtype))
         linear = self.param(f"y_kernel_{count}", free, (channels, 1), y.dtype)
-        reduce = jnp.sum if self.pool == "sum" else jnp.mean
         # Pooled before the products, which are linear: fewer operations.
-        out = reduce(z, axis=(1, 2)) @ weights + reduce(images, axis=(1, 2)) @ linear
+        out = over(z, axis=(1, 2)) @ weights + over(images, axis=(1, 2)) @ linear
         return out.reshape(y.shape[:-3])
 
     def _trained_channels(self) -> int | None:

@@ -1,5 +1,6 @@
 r"""A difference of two trained networks, both convex or both monotone in their input."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,18 +8,22 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from monojax.base.checks import check_widths
+from monojax.base.checks import check_widths, one_of
+from monojax.base.renamed import renamed
 from monojax.conjugate.activations import as_activation
 from monojax.conjugate.icnn import ICNN as ICNNMaths
+from monojax.conjugate.icnn import WEIGHT_MAPS
 from monojax.layers.convex import convex_init
+from monojax.layers.guarantee import Guaranteed
 from monojax.layers.lipschitz_common import prepare, weight
-from monojax.layers.monotone import RELU_VARIANCE, MonotoneMLP
+from monojax.layers.monotone import GONE, RELU_VARIANCE, MonotoneMLP
 from monojax.layers.nonnegative import spread_columns
+from monojax.layers.spectral import gram_bound
 
 KINDS = ("convex", "monotone")
 
 
-class ConvexMLP(nn.Module):
+class ConvexMLP(Guaranteed):
     r"""Several outputs, each convex in the input: :class:`monojax.layers.ICNN` with a wide end.
 
     :math:`z_0 = g(W^y_0 x + b_0)`, :math:`z_{i+1} = g(r(W^z_i) z_i + W^y_{i+1} x + b_{i+1})`, no
@@ -31,7 +36,7 @@ class ConvexMLP(nn.Module):
     Attributes:
       features: widths, the output's last: ``(64, 64, 10)``.
       activation: convex and non-decreasing, as in :class:`monojax.layers.ICNN`.
-      weight_map: of the weights between units, "clamp", "softplus", "square" or "projected".
+      weight_map: of the weights between units, as in :class:`monojax.layers.ICNN`.
       spread: of those initial weights, see ``spread_columns``.
       dtype: of the output; by default that of x and the parameters together.
       param_dtype: of the parameters.
@@ -49,6 +54,22 @@ class ConvexMLP(nn.Module):
     spread: float = 1.0
     dtype: Any = None
     param_dtype: Any = jnp.float32
+
+    def bounds(self) -> tuple[float, jax.Array]:
+        """Certified ``(smallest, largest)`` slope in l2, from the weights as they are.
+
+        Raises:
+          ValueError: if the activation's largest slope is infinite or not known.
+        """
+        steepest = as_activation(self.activation).slope_bound
+        if steepest is None or not math.isfinite(steepest):
+            raise ValueError("bounds: the activation's slopes are not bounded, or not known.")
+        params, positive = self.variables["params"], WEIGHT_MAPS[self.weight_map]
+        whole = jnp.abs(params["y_kernel_0"])
+        for i in range(1, len(self.features)):
+            onwards = steepest * whole @ positive(params[f"z_kernel_{i}"])
+            whole = onwards + jnp.abs(params[f"y_kernel_{i}"])
+        return 0.0, gram_bound(whole)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -74,7 +95,8 @@ class ConvexMLP(nn.Module):
         return out.reshape(*x.shape[:-1], widths[-1])
 
 
-class DCNetwork(nn.Module):
+@renamed(reparam="weight_map", concave=GONE)
+class DCNetwork(Guaranteed):
     r"""A classifier :math:`f(x) = g(x) - h(x')` of two networks of their own, convex or monotone.
 
     With :math:`x' = x` the convex kind is a difference of convex functions, which can come close
@@ -88,11 +110,11 @@ class DCNetwork(nn.Module):
       kind: "convex" (two input-convex networks, :class:`ConvexMLP`) or "monotone" (two
         :class:`MonotoneMLP`, every weight non-negative).
       inverted: whether the second network's input is 1 - x when it is not given.
-      activation: a name that both kinds know, such as "relu" or "softplus".
-      reparam: of non-negative weights, "square" or "softplus" ("abs", "clip" and "exp" for the
-        monotone kind only, "clamp" for the convex kind only).
+      activation: of :class:`ConvexMLP` or :class:`MonotoneMLP`; None is "relu" for the convex kind
+        and "tanh" for the monotone one, whose streams "relu" makes convex as well.
+      weight_map: of non-negative weights, "square", "softplus", "abs" or "clamp" ("exp" for the
+        monotone kind only).
       spread: of the initial non-negative weights; None is 2 for "monotone" and 1 for "convex".
-      concave: share of concave units in the monotone kind.
       input_mean: roughly the mean of x; used at init only, by the monotone kind.
       input_variance: roughly its variance; likewise.
       dtype: of the output; by default that of x and the parameters together.
@@ -110,10 +132,9 @@ class DCNetwork(nn.Module):
     features: Sequence[int]
     kind: str = "convex"
     inverted: bool = False
-    activation: str = "relu"
-    reparam: str = "square"
+    activation: str | None = None
+    weight_map: str = "square"
     spread: float | None = None
-    concave: float = 0.5
     input_mean: float = 0.0
     input_variance: float = 1.0
     dtype: Any = None
@@ -143,20 +164,25 @@ class DCNetwork(nn.Module):
             )
         return self.g(x), self.h(x_second)
 
+    def bounds(self) -> tuple[float, jax.Array]:
+        """Certified ``(smallest, largest)`` slope of g - h in l2, from the weights as they are.
+
+        For h(1 - x) or h(x); not for a second input of its own.
+        """
+        return 0.0, self.g.bounds()[1] + self.h.bounds()[1]
+
     def _stream(self, mean: float) -> nn.Module:
         shared = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        if self.kind == "convex":
+        if one_of(self.kind, KINDS, "kind") == "convex":
             spread = 1.0 if self.spread is None else self.spread
-            return ConvexMLP(self.features, self.activation, self.reparam, spread, **shared)
-        if self.kind == "monotone":
-            return MonotoneMLP(
-                self.features,
-                activation=self.activation,
-                concave=self.concave,
-                reparam=self.reparam,
-                spread=2.0 if self.spread is None else self.spread,
-                input_mean=mean,
-                input_variance=self.input_variance,
-                **shared,
-            )
-        raise ValueError(f"kind must be one of {KINDS}, got {self.kind!r}.")
+            activation = self.activation or "relu"
+            return ConvexMLP(self.features, activation, self.weight_map, spread, **shared)
+        return MonotoneMLP(
+            self.features,
+            activation=self.activation or "tanh",
+            weight_map=self.weight_map,
+            spread=2.0 if self.spread is None else self.spread,
+            input_mean=mean,
+            input_variance=self.input_variance,
+            **shared,
+        )

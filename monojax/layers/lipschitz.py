@@ -11,6 +11,7 @@ from monojax.base.checks import check_positive, check_widths, choose
 from monojax.layers.aol import AOLConv, AOLDense
 from monojax.layers.bilipnet import BiLipNet, MonLipDense
 from monojax.layers.cayley import CayleyConv, CayleyDense
+from monojax.layers.guarantee import Guaranteed
 from monojax.layers.lipschitz_common import ONE_LIPSCHITZ, group_sort, prepare
 from monojax.layers.lmn import LMN, NormDense
 from monojax.layers.sandwich import SandwichConv, SandwichDense
@@ -44,7 +45,7 @@ LAYERS: dict[str, Any] = {
 }
 
 
-class LipschitzMLP(nn.Module):
+class LipschitzMLP(Guaranteed):
     r"""A network that is ``lipschitz``-Lipschitz in l2: 1-Lipschitz layers, input scaled.
 
     The guarantee holds for every value of the parameters, up to rounding (about 1e-6 relative
@@ -98,6 +99,11 @@ class LipschitzMLP(nn.Module):
         if self.layer == "sandwich":
             return make(widths[-1], activation=None, **options)(x)
         return make(widths[-1], **options)(x)
+
+    def bounds(self) -> tuple[float, Any]:
+        """Certified ``(smallest, largest)`` slope in l2: ``(0, lipschitz)``."""
+        check_positive(self.lipschitz, "lipschitz")
+        return 0.0, self.lipschitz
 
     def _residual(self, x: jax.Array, widths: tuple[int, ...], bound: jax.Array) -> jax.Array:
         if len(widths) < 2:

@@ -118,6 +118,38 @@ def weight(
     return module.param(name, init, shape, param_dtype).astype(build)
 
 
+def along(vector: jax.Array, like: jax.Array) -> jax.Array:
+    """``vector`` `[n]` in the dtype and over all leading axes of ``like`` `[..., n]`."""
+    return jnp.broadcast_to(vector.astype(like.dtype), like.shape)
+
+
+def magnitude(matrix: jax.Array, axis: Any = None) -> jax.Array:
+    """The power of two below the largest size along ``axis``: dividing by it rounds nothing.
+
+    Squares of what is divided stay in range whatever the matrix is. Constant in derivatives: use
+    it where it cancels.
+
+    Args:
+      matrix: real or complex.
+      axis: to reduce, kept with length 1; None is all.
+
+    Returns:
+      Powers of two; 1 where everything is 0 or not finite.
+    """
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(matrix), axis=axis, keepdims=True))
+    good = (largest >= jnp.finfo(largest.dtype).tiny) & jnp.isfinite(largest)
+    exponent = jnp.frexp(jnp.where(good, largest, 1.0))[1]
+    return jnp.ldexp(jnp.ones_like(largest), exponent - 1)
+
+
+def length(matrix: jax.Array) -> jax.Array:
+    """The Frobenius norm `[]`, in range whenever the entries are; slopes of 0 at 0."""
+    size = magnitude(matrix)
+    scaled = matrix / size
+    tiny = jnp.finfo(scaled.dtype).tiny
+    return jnp.sqrt(jnp.sum(scaled * scaled) + tiny) * size.reshape(())
+
+
 def frobenius_init(kernel: jax.Array) -> Callable[..., jax.Array]:
     """Initialiser of a learned scale: the Frobenius norm of ``kernel`` as it is then.
 
@@ -127,7 +159,7 @@ def frobenius_init(kernel: jax.Array) -> Callable[..., jax.Array]:
     Returns:
       ``init(key, (), dtype)``.
     """
-    return lambda key, shape, dtype: jnp.linalg.norm(kernel.ravel()).astype(dtype).reshape(shape)
+    return lambda key, shape, dtype: length(kernel).astype(dtype).reshape(shape)
 
 
 def rescaled(kernel: jax.Array, scale: jax.Array) -> jax.Array:
@@ -140,5 +172,6 @@ def rescaled(kernel: jax.Array, scale: jax.Array) -> jax.Array:
     Returns:
       The same shape.
     """
+    kernel = kernel / magnitude(kernel)
     norm = jnp.sqrt(jnp.sum(kernel * kernel) + jnp.finfo(kernel.dtype).tiny)
     return kernel * (scale / norm)

@@ -1,5 +1,6 @@
 r"""A dense layer with non-negative weights: non-decreasing in every input, for any parameters."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,27 +10,53 @@ import numpy as np
 from flax import linen as nn
 
 from monojax.base.checks import check_positive, check_width, choose
+from monojax.base.renamed import renamed
+from monojax.layers.guarantee import Guaranteed
 from monojax.layers.lipschitz_common import prepare, weight
+from monojax.layers.spectral import gram_bound
 
 Initializer = Callable[..., jax.Array]
 
-REPARAMS: dict[str, Callable[[jax.Array], jax.Array]] = {
+NONNEGATIVE_MAPS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "square": jnp.square,
     "softplus": jax.nn.softplus,
     "abs": jnp.abs,
-    "clip": jax.nn.relu,
+    "clamp": jax.nn.relu,
     "exp": jnp.exp,
 }
 """How raw weights of any sign become non-negative."""
+
+CAP = 1e9
+"""Largest non-negative weight that is used: products and sums of a few layers stay in range."""
 
 INVERSES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "square": jnp.sqrt,
     "softplus": lambda v: v + jnp.log(-jnp.expm1(-v)),
     "abs": lambda v: v,
-    "clip": lambda v: v,
+    "clamp": lambda v: v,
     "exp": jnp.log,
 }
 """Raw weights of given positive ones; for the even maps the non-negative root."""
+
+
+def nonnegative_map(weight_map: Any) -> Callable[[jax.Array], jax.Array]:
+    """The map of that name, from raw weights to non-negative ones.
+
+    Args:
+      weight_map: key of ``NONNEGATIVE_MAPS``.
+
+    Returns:
+      An elementwise function; its values are at most ``CAP``.
+
+    Raises:
+      ValueError: on an unknown name, and on "clip", which is named "clamp" now.
+    """
+    if weight_map == "clip":
+        raise ValueError("weight_map 'clip' is named 'clamp' now.")
+    positive = choose("weight_map", weight_map, NONNEGATIVE_MAPS)
+    # The raw weight is cut off, not the mapped one, whose slope may be infinite where it is.
+    root = {"square": CAP**0.5, "exp": math.log(CAP)}.get(weight_map, CAP)
+    return lambda raw: positive(jnp.clip(raw, -root, root))
 
 
 def spread_columns(scale: float = 1.0, spread: float = 2.0) -> Initializer:
@@ -68,12 +95,13 @@ def spread_columns(scale: float = 1.0, spread: float = 2.0) -> Initializer:
     return init
 
 
-def nonnegative_init(reparam: str, scale: float = 1.0, spread: float = 2.0) -> Initializer:
+@renamed(reparam="weight_map")
+def nonnegative_init(weight_map: str, scale: float = 1.0, spread: float = 2.0) -> Initializer:
     """Initialiser of raw weights `[d, n]` whose mapped values are :func:`spread_columns`.
 
     Args:
-      reparam: key of ``REPARAMS``.
-      scale: variance of the units, > 0, whatever ``reparam`` is.
+      weight_map: key of ``NONNEGATIVE_MAPS``.
+      scale: variance of the units, > 0, whatever ``weight_map`` is.
       spread: see :func:`spread_columns`.
 
     Returns:
@@ -82,7 +110,8 @@ def nonnegative_init(reparam: str, scale: float = 1.0, spread: float = 2.0) -> I
     Raises:
       ValueError: on an unknown name or a number out of range.
     """
-    inverse, draw = choose("reparam", reparam, INVERSES), spread_columns(scale, spread)
+    nonnegative_map(weight_map)
+    inverse, draw = INVERSES[weight_map], spread_columns(scale, spread)
 
     def init(key, shape, dtype=jnp.float32):
         values = draw(key, shape, jnp.promote_types(dtype, jnp.float32))
@@ -109,19 +138,21 @@ def fan_in_uniform(fan_in: int) -> Initializer:
     return init
 
 
-class NonNegativeDense(nn.Module):
+@renamed(reparam="weight_map")
+class NonNegativeDense(Guaranteed):
     r"""A dense layer :math:`y = x\,r(W) + b` with :math:`r(W) \ge 0`: all slopes are :math:`\ge 0`.
 
-    The guarantee holds for every value of the parameters. Which map r trains how: with "square"
-    and "abs" the sign of W does not matter; W = 0 stays 0 under "square"; "clip" gives negative
+    The guarantee holds for every value of the parameters; weights above 1e9 are taken as 1e9.
+    Which map r trains how: with "square"
+    and "abs" the sign of W does not matter; W = 0 stays 0 under "square"; "clamp" gives negative
     raw weights no gradient (they stay 0); "exp" and "softplus" move weights by factors when they
     are small, and want rates ten times those of the others.
 
     Attributes:
       features: output width n.
-      reparam: r, a key of ``REPARAMS``: "square", "softplus", "abs", "clip", "exp".
+      weight_map: r, a key of ``NONNEGATIVE_MAPS``: "square", "softplus", "abs", "clamp", "exp".
       use_bias: whether to add a bias, of any sign.
-      kernel_init: of the raw kernel `[d, n]`; None is ``nonnegative_init(reparam)``, which keeps
+      kernel_init: of the raw kernel `[d, n]`; None is ``nonnegative_init(weight_map)``, which keeps
         the variance of the inputs.
       bias_init: of the bias, or None: :math:`-m\,r(W)`, m being ``input_mean``. A mean of the
         inputs that is not 0 is multiplied by a sum of non-negative weights, so this matters more
@@ -137,7 +168,7 @@ class NonNegativeDense(nn.Module):
     """
 
     features: int
-    reparam: str = "square"
+    weight_map: str = "square"
     use_bias: bool = True
     kernel_init: Initializer | None = None
     bias_init: Initializer | None = None
@@ -146,11 +177,17 @@ class NonNegativeDense(nn.Module):
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
+    def bounds(self) -> tuple[float, jax.Array]:
+        """Certified ``(smallest, largest)`` slope in l2, from the weights as they are."""
+        raw: jax.Array = self.get_variable("params", "kernel")
+        positive = nonnegative_map(self.weight_map)
+        return 0.0, gram_bound(positive(raw.astype(jnp.promote_types(raw.dtype, jnp.float32))))
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[..., d]` to `[..., features]`."""
         features = check_width(self.features)
-        positive = choose("reparam", self.reparam, REPARAMS)
+        positive = nonnegative_map(self.weight_map)
         x, build = prepare(x, 1, self.dtype, self.param_dtype)
         width = x.shape[-1]
         if np.shape(self.input_mean) not in ((), (width,)):
@@ -158,7 +195,7 @@ class NonNegativeDense(nn.Module):
                 f"input_mean must be one number or one per input ({width}), "
                 f"got shape {np.shape(self.input_mean)}."
             )
-        raw_init = self.kernel_init or nonnegative_init(self.reparam)
+        raw_init = self.kernel_init or nonnegative_init(self.weight_map)
         kernel = positive(weight(self, "kernel", raw_init, (width, features), build))
         y = x @ kernel.astype(x.dtype)
         if self.use_bias:

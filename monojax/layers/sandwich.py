@@ -9,8 +9,10 @@ from flax import linen as nn
 
 from monojax.base.checks import check_width, choose
 from monojax.layers.cayley import apply_frequency, cayley, frequency_kernel, scaled_cayley
+from monojax.layers.guarantee import Guaranteed
 from monojax.layers.lipschitz_common import (
     SLOPE_RESTRICTED,
+    along,
     frobenius_init,
     prepare,
     rescaled,
@@ -18,14 +20,19 @@ from monojax.layers.lipschitz_common import (
 )
 
 SQRT2 = 2.0**0.5
+PSI_LIMIT = 4.0
+"""Largest size of the logarithms in Psi that is used."""
 
 
-class SandwichDense(nn.Module):
+class SandwichDense(Guaranteed):
     r""":math:`y = \sqrt2 A^T \Psi\,\sigma(\sqrt2\,\Psi^{-1} B x + b)`, 1-Lipschitz in l2.
 
     :math:`[A\ B]` has orthonormal rows (Cayley) and :math:`\Psi = e^{\psi}` is diagonal. At
     slopes :math:`0 \le D \le I` the Jacobian is :math:`2A^T D B`, whose norm is at most 1
     because :math:`AA^T + BB^T = I`: by construction, for every value of the parameters.
+
+    **Range.** The parameter ``log_psi`` is used between -4 and 4: the output's offset is up to
+    :math:`e^\psi` times the bias, and so is its rounding, which no bound of slopes covers.
 
     Attributes:
       features: output width; any, not only that of x.
@@ -58,18 +65,21 @@ class SandwichDense(nn.Module):
         x, build = prepare(x, 1, self.dtype, self.param_dtype)
         stacked = scaled_cayley(self, self.kernel_init, (n + x.shape[-1], n), build)
         a, b = stacked[:n].astype(x.dtype), stacked[n:].astype(x.dtype)  # A^T and B^T
-        bias = jnp.zeros((), x.dtype)
+        bias = jnp.zeros((n,), build)
         if self.use_bias:
-            bias = weight(self, "bias", nn.initializers.zeros, (n,), build).astype(x.dtype)
+            bias = weight(self, "bias", nn.initializers.zeros, (n,), build)
+        t = x @ b
         if self.activation is None:
-            return x @ b + bias
+            return t + along(bias, t)
         act = choose("activation", self.activation, SLOPE_RESTRICTED)
-        log_psi = weight(self, "log_psi", nn.initializers.zeros, (n,), build).astype(x.dtype)
-        hidden = act(SQRT2 * jnp.exp(-log_psi) * (x @ b) + bias)
-        return SQRT2 * (jnp.exp(log_psi) * hidden) @ a.T
+        psi = jnp.exp(_log_psi(self, n, build))
+        # At least in float32: the roundings of psi and 1/psi would not cancel below.
+        t = t.astype(build)
+        hidden = along(SQRT2 * psi, t) * act(along(SQRT2 / psi, t) * t + along(bias, t))
+        return hidden.astype(x.dtype) @ a.T
 
 
-class SandwichConv(nn.Module):
+class SandwichConv(Guaranteed):
     """Circular convolutional :class:`SandwichDense`: A and B are Cayley at every frequency.
 
     Attributes:
@@ -104,11 +114,16 @@ class SandwichConv(nn.Module):
         kernel = weight(self, "kernel", self.kernel_init, shape, build)
         scale = weight(self, "scale", frobenius_init(kernel), (), build)
         bias = weight(self, "bias", nn.initializers.zeros, (n,), build)
-        log_psi = weight(self, "log_psi", nn.initializers.zeros, (n,), build)
+        psi = jnp.exp(_log_psi(self, n, build))
         stacked = cayley(frequency_kernel(rescaled(kernel, scale), x.shape[-3:-1]))
         outer, inner = stacked[..., :n, :], stacked[..., n:, :]
         images = x.reshape(-1, *x.shape[-3:]).astype(build)
-        hidden = act(SQRT2 * jnp.exp(-log_psi) * apply_frequency(images, inner) + bias)
-        adjoint = jnp.conj(jnp.swapaxes(outer, -1, -2))
-        y = SQRT2 * apply_frequency(jnp.exp(log_psi) * hidden, adjoint)
+        t = apply_frequency(images, inner)
+        hidden = along(SQRT2 * psi, t) * act(along(SQRT2 / psi, t) * t + along(bias, t))
+        y = apply_frequency(hidden, jnp.conj(jnp.swapaxes(outer, -1, -2)))
         return y.astype(x.dtype).reshape(*x.shape[:-1], n)
+
+
+def _log_psi(module: nn.Module, n: int, build: Any) -> jax.Array:
+    log_psi = weight(module, "log_psi", nn.initializers.zeros, (n,), build)
+    return jnp.clip(log_psi, -PSI_LIMIT, PSI_LIMIT)

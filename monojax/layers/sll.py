@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from monojax.base.checks import check_width, choose
-from monojax.layers.aol import DIMENSIONS, gram_sums, pad_image
-from monojax.layers.lipschitz_common import SLOPE_RESTRICTED, prepare, weight
+from monojax.layers.aol import DIMENSIONS, balanced, gram_sums, pad_image, ratios
+from monojax.layers.guarantee import Guaranteed
+from monojax.layers.lipschitz_common import SLOPE_RESTRICTED, along, prepare, weight
 
 
 def sll_scale(kernel: jax.Array, q: jax.Array) -> jax.Array:
@@ -26,23 +27,31 @@ def sll_scale(kernel: jax.Array, q: jax.Array) -> jax.Array:
     Returns:
       `[hidden]`; 0 for a unit whose weights are all 0.
     """
-    return _steps(jnp.abs(kernel.T @ kernel) @ q / q)
+    _, size, step = sll_parts(kernel, q)
+    return step / size**2
 
 
-def sll_conv_scale(kernel: jax.Array, q: jax.Array) -> jax.Array:
-    """The step of each hidden channel, from the kernel's correlation with itself.
+def sll_parts(kernel: jax.Array, q: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    r"""Units of the same size, their sizes c, and :math:`\tau = c^2 T`: never out of range.
 
-    Zero padding keeps the bound: there W is a sub-matrix of the convolution on the infinite
-    plane, and ``R W E E^T W^T R^T`` is below ``R W W^T R^T`` for an embedding E.
+    :math:`W^T T\sigma(Wx + b) = \hat W^T \tau\,\sigma(c \hat W x + b) / c` for
+    :math:`W = c\hat W`. For convolutions the Gram matrix is that of the infinite plane: there W
+    is a sub-matrix for zero padding, and ``R W E E^T W^T R^T`` is below ``R W W^T R^T`` for an
+    embedding E, so the bound holds.
 
     Args:
-      kernel: shape `[kh, kw, channels, hidden]`.
+      kernel: shape `[d, hidden]`, or `[kh, kw, channels, hidden]`.
       q: positive, shape `[hidden]`.
 
     Returns:
-      `[hidden]`; 0 for a channel whose weights are all 0.
+      ``(unit, size, step)``: the kernel's shape, `[hidden]`, `[hidden]`.
     """
-    return _steps(gram_sums(kernel) @ q / q)
+    unit, size = balanced(kernel, -1)
+    if kernel.ndim == 2:
+        gram = jnp.abs(jnp.matmul(unit.T, unit, precision="highest"))
+    else:
+        gram = gram_sums(unit)
+    return unit, size, _steps((gram * ratios(size) * ratios(q)).sum(axis=1))
 
 
 def _steps(sums: jax.Array) -> jax.Array:
@@ -50,7 +59,7 @@ def _steps(sums: jax.Array) -> jax.Array:
     return jnp.where(positive, 2.0 / jnp.where(positive, sums, 1.0), 0.0)
 
 
-class SLLDense(nn.Module):
+class SLLDense(Guaranteed):
     r"""Residual block :math:`y = x - W^T T\,\sigma(W x + b)`, 1-Lipschitz in l2 by construction.
 
     A residual block keeps its width: ``features`` must be the width of x (zero-pad before, slice
@@ -88,12 +97,14 @@ class SLLDense(nn.Module):
         _check_square(x, features)
         kernel = weight(self, "kernel", self.kernel_init, (features, hidden), build)
         bias = weight(self, "bias", nn.initializers.zeros, (hidden,), build)
-        step = sll_scale(kernel, _positive_q(self, hidden, build)).astype(x.dtype)
-        kernel = kernel.astype(x.dtype)
-        return x - (step * act(x @ kernel + bias.astype(x.dtype))) @ kernel.T
+        unit, size, step = sll_parts(kernel, _positive_q(self, hidden, build))
+        unit = unit.astype(x.dtype)
+        t = (x @ unit).astype(build)
+        t = along(step / size, t) * act(along(size, t) * t + along(bias, t))
+        return x - t.astype(x.dtype) @ unit.T
 
 
-class SLLConv(nn.Module):
+class SLLConv(Guaranteed):
     """Convolutional :class:`SLLDense`: convolution, activation, transposed convolution.
 
     Attributes:
@@ -131,11 +142,11 @@ class SLLConv(nn.Module):
         shape = (*self.kernel_size, features, hidden)
         kernel = weight(self, "kernel", self.kernel_init, shape, build)
         bias = weight(self, "bias", nn.initializers.zeros, (hidden,), build)
-        step = sll_conv_scale(kernel, _positive_q(self, hidden, build)).astype(x.dtype)
+        unit, size, step = sll_parts(kernel, _positive_q(self, hidden, build))
 
         def convolve(images: jax.Array) -> jax.Array:
             padded = pad_image(images, self.kernel_size, "SAME")
-            taps = kernel.astype(x.dtype)
+            taps = unit.astype(x.dtype)
             return jax.lax.conv_general_dilated(
                 padded, taps, (1, 1), "VALID", dimension_numbers=DIMENSIONS
             )
@@ -143,7 +154,9 @@ class SLLConv(nn.Module):
         images = x.reshape(-1, *x.shape[-3:])
         # The adjoint comes from the convolution itself, so both see the same padding.
         adjoint = jax.linear_transpose(convolve, images)
-        (down,) = adjoint(step * act(convolve(images) + bias.astype(x.dtype)))
+        t = convolve(images).astype(build)
+        t = along(step / size, t) * act(along(size, t) * t + along(bias, t))
+        (down,) = adjoint(t.astype(x.dtype))
         return (images - down).reshape(x.shape)
 
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from monojax.base.checks import check_width, choose
-from monojax.layers.lipschitz_common import prepare, weight
+from monojax.layers.guarantee import Guaranteed
+from monojax.layers.lipschitz_common import along, magnitude, prepare, weight
 
 GRAM_STEPS = 8  # p = 512: at most 0.9% above the norm for rank 100
 
@@ -36,13 +37,13 @@ def gram_bound(matrix: jax.Array, steps: int = GRAM_STEPS) -> jax.Array:
     nonzero = jnp.any(matrix != 0)
     matrix = jnp.where(nonzero, matrix, 1.0)  # keeps the gradient of a zero matrix finite
     # Scale at every squaring: sigma^512 leaves the range of floats otherwise.
-    scale = jnp.max(jnp.abs(matrix))
-    power, log_scale = matrix / scale, jnp.log(scale)
+    size = magnitude(matrix)
+    power, log_scale = matrix / size, jnp.zeros((), matrix.dtype)
     for _ in range(steps):
-        power = power.T @ power
+        power = jnp.matmul(power.T, power, precision="highest")
         norm = jnp.sqrt(jnp.sum(power * power))
         power, log_scale = power / norm, 2 * log_scale + jnp.log(norm)
-    return jnp.where(nonzero, jnp.exp(log_scale / 2**steps), 0.0)
+    return jnp.where(nonzero, jnp.exp(log_scale / 2**steps) * size.reshape(()), 0.0)
 
 
 def power_estimate(
@@ -72,18 +73,63 @@ def power_estimate(
     return u @ matrix @ v, v
 
 
-def _exact(kernel: jax.Array) -> jax.Array:
-    return jnp.linalg.norm(kernel, 2)
+@jax.custom_jvp
+def spectral_norm(matrix: jax.Array) -> jax.Array:
+    """The largest singular value, with derivatives that are finite where several are equal.
+
+    The first derivative is that of one of the largest singular values; the second leaves out the
+    turning of its vectors towards those of equal values, where there is no second derivative.
+
+    Args:
+      matrix: real, shape `[m, n]`.
+
+    Returns:
+      `[]`.
+    """
+    return jnp.linalg.svd(matrix, compute_uv=False)[0]
+
+
+@jax.custom_jvp
+def _leading(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Its left and right vector, `[m]` and `[n]`."""
+    u, _, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    return u[:, 0], vt[0]
+
+
+@spectral_norm.defjvp
+def _spectral_norm_jvp(primals, tangents):
+    (matrix,), (change,) = primals, tangents
+    u, v = _leading(matrix)
+    return spectral_norm(matrix), u @ change @ v
+
+
+@_leading.defjvp
+def _leading_jvp(primals, tangents):
+    (matrix,), (change,) = primals, tangents
+    u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    first, left, right = s[0], u[:, 0], vt[0]
+    to_left, to_right = change @ right, change.T @ left
+    gap = (first - s) * (first + s)
+    apart = gap > 10 * jnp.finfo(s.dtype).eps * first**2
+    inverse = jnp.where(apart, 1 / jnp.where(apart, gap, 1.0), 0.0)
+    a, b = u.T @ to_left, vt @ to_right
+    turned_left = u @ (inverse * (first * a + s * b))
+    turned_right = vt.T @ (inverse * (first * b + s * a))
+    # Out of the span of the vectors, where the matrix is not square.
+    safe = jnp.where(first > 0, first, 1.0)
+    turned_left += jnp.where(first > 0, (to_left - u @ a) / safe, 0.0)
+    turned_right += jnp.where(first > 0, (to_right - vt.T @ b) / safe, 0.0)
+    return (left, right), (turned_left, turned_right)
 
 
 NORMS: dict[str, Callable[[jax.Array], jax.Array] | None] = {
-    "exact": _exact,
+    "exact": spectral_norm,
     "bound": gram_bound,
     "power": None,  # needs a state; SpectralDense handles it
 }
 
 
-class SpectralDense(nn.Module):
+class SpectralDense(Guaranteed):
     r"""Dense layer with weights divided by their spectral norm, :math:`y = W x/\sigma + b`.
 
     What holds in l2: ``norm="exact"`` (singular values) and ``"bound"`` (Gram iteration, an
@@ -123,13 +169,27 @@ class SpectralDense(nn.Module):
         norm = choose("norm", self.norm, NORMS)
         x, build = prepare(x, 1, self.dtype, self.param_dtype)
         kernel = weight(self, "kernel", self.kernel_init, (x.shape[-1], features), build)
+        kernel = kernel / magnitude(kernel)  # singular values of tiny weights lose digits
         sigma = self._power(kernel) if norm is None else norm(kernel)
         kernel = kernel / jnp.where(sigma > 0, sigma, 1.0)
         y = x @ kernel.astype(x.dtype)
         if self.use_bias:
             bias = weight(self, "bias", nn.initializers.zeros, (features,), build)
-            y = y + bias.astype(x.dtype)
+            y = y + along(bias, y)
         return y
+
+    def bounds(self) -> tuple[float, float]:
+        """Certified ``(smallest, largest)`` slope in l2: ``(0, 1)``.
+
+        Raises:
+          ValueError: for ``norm="power"``, which guarantees none.
+        """
+        if self.norm == "power":
+            raise ValueError(
+                "norm='power' estimates the norm from below and certifies no bound; take norm="
+                "'exact' or 'bound'."
+            )
+        return 0.0, 1.0
 
     def _power(self, kernel: jax.Array) -> jax.Array:
         def start() -> jax.Array:

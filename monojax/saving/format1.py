@@ -57,6 +57,7 @@ FIELDS: dict[str, dict[str, str]] = {
     "monojax.layers.NonNegativeDense": _WEIGHT_MAP,
     "monojax.layers.MonotoneMLP": _WEIGHT_MAP,
     "monojax.layers.DCNetwork": _WEIGHT_MAP,
+    "monojax.layers.ConvICNN": {"pool": "reduce"},
 }
 """Public name of a class -> old name of a field -> new name."""
 
@@ -78,6 +79,26 @@ def _sharpness_10(fields: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
+def _no_pairs(fields: dict[str, Any]) -> dict[str, Any]:
+    """MonotoneMLP paired convex with concave units, which is patented; its weights fit nothing now.
+
+    Raises:
+      ValueError: always.
+    """
+    raise ValueError(
+        "a MonotoneMLP of monojax 0.1 has pairs of convex and concave units, which are patented "
+        "and gone; train a new one, or predict with monojax 0.1."
+    )
+
+
+def _difference(fields: dict[str, Any]) -> dict[str, Any]:
+    """A DCNetwork of the convex kind had a share of concave units without a meaning."""
+    if fields.get("kind", "convex") == "monotone":
+        _no_pairs(fields)
+    fields.pop("concave", None)
+    return _sharpness_10(fields)
+
+
 MEANINGS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "monojax.BLNN": _sharpness_10,
     "monojax.PartialBLNN": _sharpness_10,
@@ -87,7 +108,8 @@ MEANINGS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "monojax.layers.PairwiseICNN": _sharpness_10,
     "monojax.layers.ConvICNN": _sharpness_10,
     "monojax.layers.ConvexMLP": _sharpness_10,
-    "monojax.layers.DCNetwork": _sharpness_10,
+    "monojax.layers.DCNetwork": _difference,
+    "monojax.layers.MonotoneMLP": _no_pairs,
 }
 """Public name of a class -> the fields as format 1 meant them, in today's words."""
 

@@ -46,7 +46,7 @@ def test_parameter_count_of_the_paper():
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 4418
 
 
-@pytest.mark.parametrize("weight_map", ["clamp", "softplus", "square", "projected"])
+@pytest.mark.parametrize("weight_map", ["clamp", "softplus", "square", "abs", "projected"])
 def test_convex_for_every_map_and_init(weight_map):
     """Smallest eigenvalue >= 0 up to float32 rounding of the largest (1e-5 relative)."""
     points = jax.random.normal(jax.random.key(1), (50, 3))
@@ -61,7 +61,7 @@ def test_convex_for_every_map_and_init(weight_map):
 def test_mapped_initialisations_agree():
     """All maps start from the same clamped draw, up to the floor of 1e-3."""
     y = jax.random.normal(jax.random.key(1), (5, 3))
-    maps = ("clamp", "softplus", "square", "projected")
+    maps = ("clamp", "softplus", "square", "abs", "projected")
     values = [jax.jit(net.apply)(params, y) for net, params in (make(weight_map=m) for m in maps)]
     for other in values[1:]:
         np.testing.assert_allclose(values[0], other, atol=0.05)
@@ -133,7 +133,7 @@ def test_bounds_dominate_samples_and_beat_the_product(shape, activation, output)
     def run(p):
         f = lambda y: net.apply(p, y)
         sampled = jax.vmap(jax.grad(f))(points), jax.vmap(jax.hessian(f))(points)
-        return *sampled, net.apply(p, method="bounds"), net.maths.product_bound(p["params"])
+        return *sampled, net.apply(p, method="constants"), net.maths.product_bound(p["params"])
 
     slopes, curvatures, (lipschitz, smoothness), loose = run(params)
     rounding = 1 + 1e-5
@@ -151,13 +151,13 @@ def test_bounds_are_attained_by_one_unit():
         "bias_1": jnp.zeros(1),
         "z_kernel_1": jnp.ones((1, 1)),
     }
-    lipschitz, smoothness = net.apply({"params": params}, method="bounds")
+    lipschitz, smoothness = net.apply({"params": params}, method="constants")
     np.testing.assert_allclose([lipschitz, smoothness], [3.0, 9 / 4], rtol=1e-6)
 
 
 def test_bounds_can_be_differentiated():
     net, params = make(activation=softplus(1.0))
-    bound = jax.jit(lambda p: net.apply(p, method="bounds")[1])
+    bound = jax.jit(lambda p: net.apply(p, method="constants")[1])
     grads = jax.jit(jax.grad(bound))(params)["params"]
     # A step against the gradient lowers the certified constant.
     lower = bound({"params": {k: params["params"][k] - 1e-3 * g for k, g in grads.items()}})
@@ -226,7 +226,7 @@ def test_bad_input():
     with pytest.raises(TypeError, match="callable"):
         make(activation=3)
     with pytest.raises(ValueError, match="weight_map"):
-        make(weight_map="abs")
+        make(weight_map="cube")
     with pytest.raises(ValueError, match="z_init must be"):
         make(z_init="zeros")
     with pytest.raises(ValueError, match="sharpness"):

@@ -77,7 +77,7 @@ def test_core_against_loops():
         return (out + pool(image, axis=(0, 1)) @ p["y_kernel_2"])[0]
 
     for name, pool in (("sum", np.sum), ("mean", np.mean)):
-        got = net.clone(pool=name).apply(params, y)
+        got = net.clone(reduce=name).apply(params, y)
         want = [by_hand(np.float64(image), pool) for image in y]
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)  # float32 sums
 
@@ -186,14 +186,14 @@ def test_shapes_and_initialisation():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"features": ()}, "at least one width"),
+        ({"features": ()}, "non-empty sequence of widths"),
         ({"alpha": -0.1}, "alpha must be >= 0"),
         ({"beta": 0.0}, "beta must be > 0"),
         ({"strides": (1, 2)}, "one for each of 1 layers"),
         ({"strides": 0}, "strides must be"),
-        ({"kernel_size": 0}, "kernel_size must be >= 1"),
-        ({"pool": "max"}, "pool must be one of"),
-        ({"weight_map": "abs"}, "weight_map must be one of"),
+        ({"kernel_size": 0}, "kernel_size must be made of integers >= 1"),
+        ({"pool": "max"}, "reduce must be one of"),
+        ({"weight_map": "cube"}, "weight_map must be one of"),
         ({"activation": "relu"}, "no valid implicit rule"),
     ],
 )

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from monojax.layers import NonNegativeDense, nonnegative_init
-from monojax.layers.nonnegative import INVERSES, REPARAMS, fan_in_uniform, spread_columns
+from monojax.layers.nonnegative import INVERSES, NONNEGATIVE_MAPS, fan_in_uniform, spread_columns
 
 KEY = jax.random.key(0)
 
 
-@pytest.mark.parametrize("reparam", REPARAMS)
-def test_layer_by_hand_and_slopes(reparam):
+@pytest.mark.parametrize("weight_map", NONNEGATIVE_MAPS)
+def test_layer_by_hand_and_slopes(weight_map):
     """x r(W) + b in numpy float64; the Jacobian is r(W)', >= 0 whatever the raw weights are."""
-    layer = NonNegativeDense(4, reparam)
+    layer = NonNegativeDense(4, weight_map)
     x = jax.random.normal(KEY, (3, 2, 5))
     params = layer.init(KEY, x)["params"]
     params = jax.tree.map(lambda a: a + jax.random.normal(KEY, a.shape), params)
@@ -23,9 +23,9 @@ def test_layer_by_hand_and_slopes(reparam):
         "square": w**2,
         "softplus": np.log1p(np.exp(w)),
         "abs": np.abs(w),
-        "clip": np.maximum(w, 0),
+        "clamp": np.maximum(w, 0),
         "exp": np.exp(w),
-    }[reparam]
+    }[weight_map]
     apply = jax.jit(lambda x: layer.apply({"params": params}, x))
     want = np.float64(x) @ mapped + np.float64(params["bias"])
     np.testing.assert_allclose(apply(x), want, rtol=1e-5, atol=1e-5)  # float32, 5 terms
@@ -34,21 +34,23 @@ def test_layer_by_hand_and_slopes(reparam):
     assert slopes.min() >= 0
 
 
-@pytest.mark.parametrize("reparam", INVERSES)
-def test_inverse_undoes_the_map(reparam, x64):
+@pytest.mark.parametrize("weight_map", INVERSES)
+def test_inverse_undoes_the_map(weight_map, x64):
     values = jnp.asarray([1e-12, 1e-3, 0.5, 3.0, 40.0])
-    np.testing.assert_allclose(REPARAMS[reparam](INVERSES[reparam](values)), values, rtol=1e-10)
+    np.testing.assert_allclose(
+        NONNEGATIVE_MAPS[weight_map](INVERSES[weight_map](values)), values, rtol=1e-10
+    )
 
 
-@pytest.mark.parametrize("reparam", REPARAMS)
+@pytest.mark.parametrize("weight_map", NONNEGATIVE_MAPS)
 @pytest.mark.parametrize("spread", [0.0, 2.0])
-def test_variance_is_kept(reparam, spread):
+def test_variance_is_kept(weight_map, spread):
     """With white inputs Var = sum of squares = 1 per unit, exactly up to float32 (60 terms)."""
-    init = nonnegative_init(reparam, spread=spread)
-    values = REPARAMS[reparam](init(KEY, (60, 8)))
+    init = nonnegative_init(weight_map, spread=spread)
+    values = NONNEGATIVE_MAPS[weight_map](init(KEY, (60, 8)))
     np.testing.assert_allclose(jnp.sum(values**2, axis=0), 1.0, rtol=1e-4)
     assert values.min() > 0
-    layer = NonNegativeDense(8, reparam, kernel_init=init)
+    layer = NonNegativeDense(8, weight_map, kernel_init=init)
     x = jax.random.normal(KEY, (4000, 60))
     y, _ = layer.init_with_output(KEY, x)
     # 4,000 samples: a standard error of 0.022 in the variance, and four of them.

@@ -38,10 +38,10 @@ def test_convex_outputs_are_the_scalar_icnn():
     np.testing.assert_allclose(*both, rtol=1e-6)
 
 
-@pytest.mark.parametrize("reparam", ["square", "softplus"])
-def test_convex_streams(reparam, x64):
+@pytest.mark.parametrize("weight_map", ["square", "softplus"])
+def test_convex_streams(weight_map, x64):
     """g(mean of two points) <= mean of both values, 10,000 segments, float64 rounding."""
-    net, params = make("convex", reparam=reparam)
+    net, params = make("convex", weight_map=weight_map)
     a, b = np.random.default_rng(0).normal(size=(2, 10_000, 4))
     streams = jax.jit(lambda x: jnp.stack(net.apply(params, x, method="streams")))
     at_a, at_b, middle = streams(a), streams(b), streams((a + b) / 2)
@@ -49,9 +49,9 @@ def test_convex_streams(reparam, x64):
     assert (at_b - at_a)[..., 0].min() < 0  # not monotone
 
 
-@pytest.mark.parametrize("reparam", ["square", "exp"])
-def test_monotone_streams(reparam, x64):
-    net, params = make("monotone", reparam=reparam)
+@pytest.mark.parametrize("weight_map", ["square", "exp"])
+def test_monotone_streams(weight_map, x64):
+    net, params = make("monotone", weight_map=weight_map)
     rng = np.random.default_rng(0)
     low = rng.normal(size=(10_000, 4))
     high = low + rng.exponential(size=low.shape)

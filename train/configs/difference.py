@@ -15,7 +15,7 @@ import ml_collections
 # Adam with a cosine to 0; "decay" is decoupled weight decay on kernels, which clears the weights
 # of pixels that training does not use out of the maps, and costs accuracy.
 MONOTONE = dict(kind="monotone", lr=1e-2, spread=2.0, centred=True)
-CONVEX = dict(kind="convex", lr=1e-3, spread=1.0, concave=0.0, centred=True)
+CONVEX = dict(kind="convex", lr=1e-3, spread=1.0, centred=True)
 
 
 def get_config(mode="full"):
@@ -28,20 +28,18 @@ def get_config(mode="full"):
     c.weight_map = "square"
     c.networks = dict(
         dic=dict(title="DIC, h(x)", inverted=False, decay=0.0, **CONVEX),
-        dm=dict(title="DM, h(x)", inverted=False, decay=0.0, concave=0.5, **MONOTONE),
+        dm=dict(title="DM, h(x)", inverted=False, decay=0.0, **MONOTONE),
         dic_inverted=dict(title="DIC, h(1 - x)", inverted=True, decay=0.0, **CONVEX),
-        dm_inverted=dict(title="DM, h(1 - x)", inverted=True, decay=0.0, concave=0.5, **MONOTONE),
+        dm_inverted=dict(title="DM, h(1 - x)", inverted=True, decay=0.0, **MONOTONE),
         # For the maps. A convex stream's gradient grows along its own input, so its maps follow
-        # the image; with concave units, which fit better, they need not.
+        # the image; with bounded units, which fit better, they need not.
         dic_decay=dict(title="DIC, h(1 - x), decay 0.5", inverted=True, decay=0.5, **CONVEX),
-        dm_decay=dict(
-            title="DM, h(1 - x), decay 0.1", inverted=True, decay=0.1, concave=0.5, **MONOTONE
-        ),
+        dm_decay=dict(title="DM, h(1 - x), decay 0.1", inverted=True, decay=0.1, **MONOTONE),
         dm_convex=dict(
             title="DM of convex units, h(1 - x), decay 0.1",
             inverted=True,
             decay=0.1,
-            concave=0.0,
+            activation="relu",
             **MONOTONE,
         ),
     )
@@ -73,18 +71,19 @@ def get_config(mode="full"):
 
 
 def parametrisations():
-    start = dict(inverted=False, decay=0.0, concave=0.5, weight_map="square", **MONOTONE)
+    start = dict(inverted=False, decay=0.0, weight_map="square", **MONOTONE)
     changes: dict[str, dict] = {
-        "square, rate 0.01, spread 2, centred, half concave": dict(),
+        "square, rate 0.01, spread 2, centred, tanh": dict(),
         "rate 0.001": dict(lr=1e-3),
         "spread 0.65 (that of half-normal weights)": dict(spread=0.65),
         "spread 0.65, rate 0.001": dict(spread=0.65, lr=1e-3),
         "biases not centred": dict(centred=False),
-        "convex units only": dict(concave=0.0),
+        "hard tanh": dict(activation="hard_tanh"),
+        "convex units only": dict(activation="relu"),
         "softplus, rate 0.03": dict(weight_map="softplus", lr=3e-2),
         "exp, rate 0.03": dict(weight_map="exp", lr=3e-2),
         "abs, rate 0.003": dict(weight_map="abs", lr=3e-3),
-        "clip, rate 0.003": dict(weight_map="clamp", lr=3e-3),
+        "clamp, rate 0.003": dict(weight_map="clamp", lr=3e-3),
     }
     return {
         f"row{i}": {**start, "title": title, **change}

@@ -25,8 +25,6 @@ from train.difference.data import CLASSES, TRAINING, Images, load
 from train.renamed import translated
 from train.reporting import provenance
 
-OLD_MAPS = {"clamp": "clip"}
-
 
 def check(config: Any) -> None:
     """Finds mistakes in the values of a config before anything is trained or written.
@@ -99,21 +97,19 @@ def build(config: Any, options: Any) -> DCNetwork:
 
     Args:
       config: widths, weight_map.
-      options: kind, inverted, spread, concave, centred; weight_map and activation, if not the
-        common ones.
+      options: kind, inverted, spread, centred; weight_map and activation, if not the common
+        ones.
 
     Returns:
       A linen module, rows of pixels to logits.
     """
-    weight_map = options.get("weight_map", config.weight_map)
     return DCNetwork(
         (*config.widths, CLASSES),
         kind=options.kind,
         inverted=options.inverted,
-        reparam=OLD_MAPS.get(weight_map, weight_map),
+        weight_map=options.get("weight_map", config.weight_map),
         spread=options.spread,
-        concave=options.concave,
-        activation=options.get("activation", "relu"),
+        activation=options.get("activation"),
         # MNIST's mean and variance over all pixels; without, the biases start at the wrong place.
         input_mean=0.13 if options.centred else 0.0,
         input_variance=0.095,
