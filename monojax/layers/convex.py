@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from monojax.base.checks import check_widths, choose, one_of
-from monojax.conjugate.activations import Activation, as_activation
+from monojax.conjugate.activations import Activation, as_activation, softplus
 from monojax.conjugate.icnn import ICNN as ICNNMaths
 from monojax.conjugate.icnn import WEIGHT_MAPS
 from monojax.layers.guarantee import Frozen, Guaranteed
@@ -114,7 +114,8 @@ class ICNN(Guaranteed):
 
     Attributes:
       features: widths of the hidden layers.
-      activation: "softplus" (sharpness 10), "relu", "elu", an Activation or a callable.
+      activation: ``softplus(sharpness)``, "relu", "elu", an Activation or a callable; sharpness 10
+        by default.
       weight_map: "clamp" (the paper's; its negative entries never learn), "softplus", "square",
         "abs", or "projected" with :func:`project_convex` after each step.
       z_init: of the raw non-negative weights, a name in ``INITIALISERS`` or a flax initialiser.
@@ -125,7 +126,7 @@ class ICNN(Guaranteed):
     """
 
     features: Sequence[int]
-    activation: Any = "softplus"
+    activation: Any = softplus(10.0)
     weight_map: str = "clamp"
     z_init: Any = "glorot_normal"
     activate_output: bool = True
@@ -182,7 +183,7 @@ class PartialICNN(Frozen):
 
     Attributes:
       features: widths of the hidden blocks, k of them; the context path has the same widths.
-      activation: convex, non-decreasing and non-negative; "softplus" (sharpness 10) by default.
+      activation: convex, non-decreasing and non-negative; ``softplus(10)`` by default.
       weight_map: of the weights between convex units, as in :class:`ICNN`.
       z_init: of those raw weights.
 
@@ -191,7 +192,7 @@ class PartialICNN(Frozen):
     """
 
     features: Sequence[int]
-    activation: Any = "softplus"
+    activation: Any = softplus(10.0)
     weight_map: str = "clamp"
     z_init: Any = "glorot_normal"
 
@@ -245,11 +246,11 @@ class PairwiseICNN(Frozen):
 
     Attributes:
       features: widths of the context network; the last one is the number of units per coordinate.
-      activation: convex, smooth; "softplus" (sharpness 10) by default.
+      activation: convex, smooth; ``softplus(10)`` by default.
     """
 
     features: Sequence[int]
-    activation: Any = "softplus"
+    activation: Any = softplus(10.0)
 
     @nn.compact
     def __call__(self, context: jax.Array, w: jax.Array) -> jax.Array:

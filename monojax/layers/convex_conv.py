@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from monojax.base.checks import check_width, one_of
 from monojax.base.renamed import renamed
-from monojax.conjugate.activations import as_activation
+from monojax.conjugate.activations import as_activation, softplus
 from monojax.conjugate.icnn import WEIGHT_MAPS
 from monojax.layers.convex import check_features, convex_init, uniform
 from monojax.layers.guarantee import Frozen
@@ -40,7 +40,8 @@ class ConvICNN(Frozen):
       kernel_size: n, side of the square kernels.
       strides: of the hidden layers, one for all or one each. Where S_i > n the kernels
         ``y_kernel_i`` do not see every pixel.
-      activation: "softplus" (sharpness 10), "relu", "elu", an Activation or a callable.
+      activation: ``softplus(sharpness)``, "relu", "elu", an Activation or a callable; sharpness 10
+        by default.
       weight_map: as in :class:`monojax.layers.ICNN`; "projected" with ``project_convex``.
       z_init: of the raw non-negative weights, as there.
       reduce: "sum" over pixels: curvature does not depend on the size of the images; or "mean".
@@ -52,7 +53,7 @@ class ConvICNN(Frozen):
     features: Sequence[int]
     kernel_size: int = 3
     strides: int | Sequence[int] = 1
-    activation: Any = "softplus"
+    activation: Any = softplus(10.0)
     weight_map: str = "clamp"
     z_init: Any = "glorot_normal"
     reduce: str = "sum"
