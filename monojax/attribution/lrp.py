@@ -43,7 +43,7 @@ class LRP(Mode):
         """Biases take part in the parts' sums."""
         return Split(value, jnp.abs(value) if self._parts else None)
 
-    def leave(self, x: Split) -> Split:
+    def leave(self, x: Split, size: Any = None) -> Split:
         """The parts of a map begin at |x|, with its true derivative."""
         return Split(x.f, jnp.abs(x.f) if self._parts else None)
 

@@ -11,7 +11,7 @@ from monojax.attribution.gradients import Guided
 from monojax.attribution.lrp import LRP, SEED_G, SplitLRP, check_precision, relevance_of
 from monojax.splitting.modes import Mode, SplitMode
 from monojax.splitting.reading import Reading, at_step, prepare, read
-from monojax.splitting.sensitivities import check_alpha
+from monojax.splitting.shift import ALPHA, check_alpha
 from monojax.splitting.sites import INPUT, find_site
 
 Fn = Callable[..., Any]
@@ -44,7 +44,7 @@ def _relevance(at: Reading) -> jax.Array:
 
 
 def _recipe(
-    method: str, alpha: Any, pool: str, epsilon: float, gamma: float, freeze: Any
+    method: str, alpha: Any, shift_at: str, pool: str, epsilon: float, gamma: float, freeze: Any
 ) -> _Recipe:
     plain = (1.0, 0.0)
     recipes: dict[str, Callable[[], _Recipe]] = {
@@ -57,8 +57,12 @@ def _recipe(
         "lrp_epsilon": lambda: _Recipe(LRP("epsilon", epsilon, gamma, freeze), plain, _product),
         "lrp_gamma": lambda: _Recipe(LRP("gamma", epsilon, gamma, freeze), plain, _product),
         "lrp_zplus": lambda: _Recipe(LRP("zplus", epsilon, gamma, freeze), plain, _product),
-        "split_grad": lambda: _Recipe(SplitMode(pool, "full", alpha, freeze), SEED_G, _split_grad),
-        "split_cam": lambda: _Recipe(SplitMode(pool, "full", alpha, freeze), SEED_G, _split_cam),
+        "split_grad": lambda: _Recipe(
+            SplitMode(pool, "full", alpha, freeze, shift_at), SEED_G, _split_grad
+        ),
+        "split_cam": lambda: _Recipe(
+            SplitMode(pool, "full", alpha, freeze, shift_at), SEED_G, _split_cam
+        ),
         "split_lrp": lambda: _Recipe(SplitLRP("wta", "scale", epsilon, freeze), SEED_G, _relevance),
     }
     if method not in recipes:
@@ -74,7 +78,8 @@ def at_layers(
     layers: Sequence[Any],
     *,
     args: tuple = (),
-    alpha: Any = 0.35,
+    alpha: Any = ALPHA,
+    shift_at: str = "module",
     pool: str = "full",
     epsilon: float = 1e-6,
     gamma: float = 0.25,
@@ -104,7 +109,7 @@ def at_layers(
     Raises:
       ValueError: as the methods' own functions do.
     """
-    recipe = _recipe(method, check_alpha(alpha), pool, epsilon, gamma, freeze)
+    recipe = _recipe(method, check_alpha(alpha, shift_at), shift_at, pool, epsilon, gamma, freeze)
     if method == "split_lrp":
         check_precision(x)
     ready = prepare(fn, x, args, recipe.mode)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from monojax.attribution.common import explain, to_map
 from monojax.splitting.modes import SplitMode
 from monojax.splitting.reading import Reading
-from monojax.splitting.sensitivities import check_alpha
+from monojax.splitting.shift import ALPHA, check_alpha
 from monojax.splitting.transform import check_options
 
 Fn = Callable[..., Any]
@@ -19,14 +19,14 @@ STREAMS = ("+", "-")
 
 
 def _reading(
-    fn: Fn, x: Any, target: Any, args: tuple, layer: Any, alpha: Any, pool: str, recentre: Any,
-    part: str, spatial: bool, freeze: Any,
+    fn: Fn, x: Any, target: Any, args: tuple, layer: Any, alpha: Any, shift_at: str,
+    pool: str, recentre: Any, part: str, spatial: bool, freeze: Any,
 ) -> Reading:  # fmt: skip
     """The pair at the layer and one part's derivative on it, from a single backward pass."""
     if part not in SEEDS:
         raise ValueError(f"part must be 'g' or 'h', got {part!r}.")
     strategy, shifts = check_options(pool, recentre)
-    mode = SplitMode(pool, strategy, check_alpha(alpha), freeze)
+    mode = SplitMode(pool, strategy, check_alpha(alpha, shift_at), freeze, shift_at)
     reading, _ = explain(
         fn, x, target, args, layer, mode, seed=SEEDS[part], shifts=shifts, spatial=spatial
     )
@@ -40,7 +40,8 @@ def split_grad(
     *,
     args: tuple = (),
     layer: Any = None,
-    alpha: Any = 0.35,
+    alpha: Any = ALPHA,
+    shift_at: str = "module",
     pool: str = "full",
     recentre: Any = "full",
     part: str = "g",
@@ -79,7 +80,9 @@ def split_grad(
     """
     if stream not in STREAMS:
         raise ValueError(f"stream must be one of {STREAMS}, got {stream!r}.")
-    reading = _reading(fn, x, target, args, layer, alpha, pool, recentre, part, False, freeze)
+    reading = _reading(
+        fn, x, target, args, layer, alpha, shift_at, pool, recentre, part, False, freeze
+    )
     slope = reading.slope[0]
     both = slope.t + slope.f if stream == "+" else slope.t - slope.f
     return to_map(both, reading.layout, reduce)
@@ -92,7 +95,8 @@ def split_cam(
     *,
     args: tuple = (),
     layer: Any = None,
-    alpha: Any = 0.35,
+    alpha: Any = ALPHA,
+    shift_at: str = "module",
     pool: str = "full",
     recentre: Any = "full",
     part: str = "g",
@@ -133,7 +137,9 @@ def split_cam(
     """
     if stream not in (*STREAMS, "both"):
         raise ValueError(f"stream must be '+', '-' or 'both', got {stream!r}.")
-    reading = _reading(fn, x, target, args, layer, alpha, pool, recentre, part, True, freeze)
+    reading = _reading(
+        fn, x, target, args, layer, alpha, shift_at, pool, recentre, part, True, freeze
+    )
     slope, value = reading.slope[0], reading.value
     parts = {
         "+": (slope.t + slope.f) * value.p,

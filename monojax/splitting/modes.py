@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from monojax.splitting.freeze import check_freeze
 from monojax.splitting.pair import Frozen, Split, with_slope, with_value
+from monojax.splitting.shift import BALANCED, balance, check_alpha, passed_on
 
 POOLS = ("full", "wta")
 RECENTRE = ("full", "scale", "none")
@@ -30,6 +31,8 @@ class Mode:
     """Whether a primitive without a rule is evaluated as it is, with its own derivative."""
     freeze: frozenset[str] = frozenset()
     """What is held at its forward value, names of `FREEZE`."""
+    balanced = False
+    """Whether `leave` has to be told the gradient's size."""
 
     def __init__(self, freeze: Any = ()):
         """Takes what is to be held."""
@@ -43,8 +46,11 @@ class Mode:
         """Before a contraction, ahead of where maps are read: ``(pair, shift taken)``."""
         return x, None
 
-    def leave(self, x: Split) -> Split:
-        """Before a contraction, behind where maps are read."""
+    def leave(self, x: Split, size: Any = None) -> Split:
+        """Before a contraction, behind where maps are read.
+
+        ``size`` is the mean absolute gradient there, where the mode is `balanced`.
+        """
         return x
 
     def contract(self, apply: Callable[[Any, Any], Any], x: Split, weights: Any) -> Split:
@@ -96,26 +102,38 @@ class SplitMode(Mode):
     Args:
       pool: "full" or "wta".
       recentre: "full", "scale" or "none".
-      alpha: backward shift; the mass's derivative is multiplied by 1 - 2 alpha per contraction.
+      alpha: backward shift in [0, 0.5], or "balanced"; None leaves derivatives as they are.
       freeze: what is held at its forward value.
+      shift_at: what alpha means: the shift after every "module", or once per "contraction".
     """
 
     mass = True
     ordinary = False
 
     def __init__(
-        self, pool: str = "full", recentre: str = "full", alpha: Any = None, freeze: Any = ()
+        self,
+        pool: str = "full",
+        recentre: str = "full",
+        alpha: Any = None,
+        freeze: Any = (),
+        shift_at: str = "module",
     ):
-        """Takes the options of the split; alpha None leaves derivatives as they are."""
+        """Takes the options of the split."""
         super().__init__(freeze)
-        self.pool, self.recentre, self.alpha = pool, recentre, alpha
+        self.pool, self.recentre = pool, recentre
+        self.balanced = isinstance(alpha, str) and check_alpha(alpha, shift_at) == BALANCED
+        self.factor = None
+        if alpha is not None and not self.balanced:
+            self.factor = passed_on(check_alpha(alpha, shift_at), shift_at)
 
     def enter(self, x: Split, shift: Any) -> tuple[Split, Any]:
         """Re-centres."""
         return recentred(x, self.recentre, shift)
 
-    def leave(self, x: Split) -> Split:
-        """The gate: the shift of the backward pass, k = alpha (D+ + D-), in (f, t) form."""
-        if self.alpha is None:
+    def leave(self, x: Split, size: Any = None) -> Split:
+        """The gate: the shift of the backward pass, in (f, t) form."""
+        if size is not None:
+            return Split(x.f, balance(x.t, size))
+        if self.factor is None:
             return x
-        return Split(x.f, with_slope(x.t, 1 - 2 * self.alpha))
+        return Split(x.f, with_slope(x.t, self.factor))

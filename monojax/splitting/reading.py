@@ -142,15 +142,27 @@ def read(
       ValueError: on a target out of range.
     """
     weights = check_target(target, ready.classes)
+    layouts = {site.index: site.layout for site in ready.sites}
+    layouts[INPUT] = _input_layout(ready)
+    sizes = _gradient_sizes(ready, weights) if ready.mode.balanced else {}
+    out, pullback, records = _tapped(ready, indices, sizes)
+    slopes = [pullback(_seed(out, weights, *seed))[0] for seed in seeds]
+    readings = {
+        i: Reading(records[i][0], tuple(slope[i] for slope in slopes), layouts[i]) for i in indices
+    }
+    return readings, out
+
+
+def _tapped(ready: Prepared, indices: Sequence[int], sizes: dict[int, Any]) -> Any:
+    """The output's pair, its pullback to the places, and what was recorded there."""
     shapes = {site.index: ((*site.steps, *site.shape), site.dtype) for site in ready.sites}
     shapes[INPUT] = (ready.x.f.shape, ready.x.f.dtype)
     zeros = {i: jnp.zeros(*shapes[i]) for i in indices}
     taps = {i: Split(zero, zero if ready.mode.mass else None) for i, zero in zeros.items()}
-    layouts = {site.index: site.layout for site in ready.sites}
-    layouts[INPUT] = _input_layout(ready)
 
     def forward(taps):
-        walk = Walk(ready.mode, taps=taps, shifts=ready.shifts, want=frozenset(indices))
+        want = frozenset(indices)
+        walk = Walk(ready.mode, taps=taps, shifts=ready.shifts, sizes=sizes, want=want)
         x = walk.enter(ready.x, "input", "input")
         (out,) = ready.traced.run(walk, [x])
         if isinstance(out, Frozen) and out.kind:
@@ -161,17 +173,26 @@ def read(
             )
         return walk.pair(out, "the output"), walk.records
 
-    out, pullback, records = jax.vjp(forward, taps, has_aux=True)
-    slopes = []
-    for on_value, on_mass in seeds:
-        seed = lambda a, size: size * jnp.broadcast_to(weights, a.shape).astype(a.dtype)
-        mass = None if out.t is None else seed(out.t, on_mass)
-        # Only arrays in the cotangent: same tree as the output's.
-        slopes.append(pullback(Split(seed(out.f, on_value), mass, pending=out.pending))[0])
-    readings = {
-        i: Reading(records[i][0], tuple(slope[i] for slope in slopes), layouts[i]) for i in indices
-    }
-    return readings, out
+    return jax.vjp(forward, taps, has_aux=True)
+
+
+def _seed(out: Split, weights: jax.Array, on_value: float, on_mass: float) -> Split:
+    """Derivatives of a result on the output's pair."""
+    seed = lambda a, size: size * jnp.broadcast_to(weights, a.shape).astype(a.dtype)
+    mass = None if out.t is None else seed(out.t, on_mass)
+    # Only arrays in the cotangent: same tree as the output's.
+    return Split(seed(out.f, on_value), mass, pending=out.pending)
+
+
+def _gradient_sizes(ready: Prepared, weights: jax.Array) -> dict[int, jax.Array]:
+    """Mean absolute gradient at the input of each contraction, one number per step of a scan."""
+    sites = [site for site in ready.sites if site.kind in ("conv", "dot")]
+    out, pullback, _ = _tapped(ready, [site.index for site in sites], {})
+    slopes = pullback(_seed(out, weights, 1.0, 0.0))[0]
+    mean = lambda site: jnp.abs(slopes[site.index].f).mean(
+        axis=tuple(range(len(site.steps), len(site.steps) + len(site.shape)))
+    )
+    return {site.index: mean(site) for site in sites}
 
 
 def at_step(reading: Reading, step: int | None) -> Reading:

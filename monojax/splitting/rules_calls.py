@@ -114,7 +114,7 @@ def split_scan(
     part: list[Any] = []
 
     def step(kinds: Sequence[str], carry: Any, slices: Any, at: Any) -> Any:
-        inner = walk.fork(taps=at[0], shifts=at[1], steps=(*walk.steps, length))
+        inner = walk.fork(taps=at[0], shifts=at[1], sizes=at[2], steps=(*walk.steps, length))
         outs = [inner.settled(out) for out in inner.run(body, [*consts, *carry, *slices])]
         part[:] = [inner]
         found = [wider(kind, kind_of(walk, o)) for kind, o in zip(kinds, outs, strict=False)]
@@ -125,12 +125,12 @@ def split_scan(
     kinds = [kind_of(walk, value) for value in init]
     while True:
         start = [carried(walk, value, kind) for value, kind in zip(init, kinds, strict=True)]
-        found = abstractly(lambda c, x, k=kinds: step(k, c, x, ({}, {}))[0], start, first)
+        found = abstractly(lambda c, x, k=kinds: step(k, c, x, ({}, {}, {}))[0], start, first)
         if found == kinds:
             break
         kinds = found
     inside = range(walk.counter, part[0].counter)
-    fed = tuple({i: d[i] for i in inside if i in d} for d in (walk.taps, walk.shifts))
+    fed = tuple({i: d[i] for i in inside if i in d} for d in (walk.taps, walk.shifts, walk.sizes))
     carry, (ys, records) = jax.lax.scan(
         lambda c, x: step(kinds, c, *x)[1], start, (list(xs), fed), length, reverse
     )

@@ -1,12 +1,15 @@
 r"""Stabilised sensitivities of g and h at places inside a network.
 
-With :math:`u, v` the derivatives of one stream's output on :math:`(p, n)`, each contraction shifts
-both by :math:`\alpha (u + v)`. In the form :math:`d = (u - v)/2,\ s = u + v` the backward pass is
+With :math:`u, v` the derivatives of one stream's output on :math:`(p, n)`, the paper shifts both
+by :math:`\alpha (u + v)` after every module. In the form :math:`d = (u - v)/2,\ s = u + v` the
+backward pass of a contraction and the ReLU behind it is
 
-.. math:: d \leftarrow W^T [M d - \tfrac12 (1 - M) s], \quad s \leftarrow (1 - 2\alpha) |W|^T s,
+.. math:: d \leftarrow W^T [M d - \tfrac12 (1 - M) s], \quad s \leftarrow \lambda |W|^T s,
 
-ordinary backpropagation in which every inactive ReLU leaks :math:`-s/2`. Since d is linear, three
-arrays (the gradient, s, and q, the response of d to s alone) give all four maps.
+with :math:`\lambda = (1 - 2\alpha)^2` for those two modules (`monojax.splitting.shift`): ordinary
+backpropagation in which every inactive ReLU leaks :math:`-s/2`. Since d is linear in (grad, s) for
+given :math:`\lambda`, three arrays (the gradient, s, and q, the response of d to s alone) give all
+four maps.
 """
 
 import dataclasses
@@ -15,9 +18,9 @@ from typing import Any
 
 import jax
 
-from monojax.base.checks import is_concrete
 from monojax.splitting.modes import SplitMode
 from monojax.splitting.reading import prepare, read
+from monojax.splitting.shift import ALPHA, check_alpha
 from monojax.splitting.sites import INPUT, find_site
 from monojax.splitting.transform import check_options
 
@@ -55,26 +58,6 @@ class Sensitivities:
         return self.s / 2 - (-self.grad / 2 + self.q)
 
 
-def check_alpha(alpha: Any) -> Any:
-    """``alpha``, checked where it is known: in [0, 0.5].
-
-    Args:
-      alpha: number or traced scalar.
-
-    Returns:
-      The same.
-
-    Raises:
-      ValueError: if it is out of range.
-    """
-    if is_concrete(alpha) and not 0 <= alpha <= 0.5:
-        raise ValueError(
-            f"alpha must lie in [0, 0.5], got {alpha}; 0 is the raw stream gradient, 0.5 half the "
-            "ordinary gradient."
-        )
-    return alpha
-
-
 def sensitivities(
     fn: Callable[..., Any],
     x: jax.Array,
@@ -82,12 +65,13 @@ def sensitivities(
     *,
     args: tuple[Any, ...] = (),
     layers: Sequence[Any] | None = None,
-    alpha: Any = 0.35,
+    alpha: Any = ALPHA,
+    shift_at: str = "module",
     pool: str = "full",
     recentre: Any = "full",
     freeze: Any = (),
 ) -> dict[int, Sensitivities]:
-    """All stabilised sensitivities of one class, from one forward and two backward passes.
+    r"""All stabilised sensitivities of one class, from one forward and two backward passes.
 
     At alpha = 0.5 s vanishes and every map is half the gradient or its negative; at alpha = 0 all
     four maps are non-negative. Always g_p - h_p = grad, and g_p + g_n = h_p + h_n = s.
@@ -98,7 +82,9 @@ def sensitivities(
       target: the class, an integer.
       args: further arguments of fn.
       layers: places (names, tags or numbers); None for all.
-      alpha: backward shift in [0, 0.5].
+      alpha: backward shift in [0, 0.5], or "balanced": as much mass as gradient in every layer.
+      shift_at: where alpha counts: after every "module" as in the paper (a factor of
+        :math:`(1 - 2\alpha)^2` per contraction), or once per "contraction" (:math:`1 - 2\alpha`).
       pool: "full" or "wta".
       recentre: as in :func:`monojax.split`; it does not change these maps.
       freeze: as in :func:`monojax.split`; "gradient" is then that of the frozen network.
@@ -110,7 +96,7 @@ def sensitivities(
       ValueError: on bad options, layers, targets, NaN in x, or a primitive without a rule.
     """
     strategy, shifts = check_options(pool, recentre)
-    mode = SplitMode(pool, strategy, check_alpha(alpha), freeze)
+    mode = SplitMode(pool, strategy, check_alpha(alpha, shift_at), freeze, shift_at)
     ready = prepare(fn, x, args, mode, shifts)
     if layers is None:
         indices = [INPUT, *(site.index for site in ready.sites)]

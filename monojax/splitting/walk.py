@@ -53,6 +53,8 @@ class Walk:
     """Zero perturbations by place: differentiating with respect to them reads a map there."""
     shifts: dict[int, Any] = dataclasses.field(default_factory=dict)
     """Fixed re-centring by place."""
+    sizes: dict[int, Any] = dataclasses.field(default_factory=dict)
+    """Mean absolute gradient by place, for a balanced shift."""
     want: frozenset[int] = frozenset()
     """Places whose pair and shift are to be recorded."""
     lenient: bool = False
@@ -212,7 +214,7 @@ class Walk:
             self.records[index] = (Split(x.f, x.t), shift)
         if index in self.taps:
             x = _tapped(x, self.taps[index])
-        return self.mode.leave(x) if kind in ("conv", "dot") else x
+        return self.mode.leave(x, self.sizes.get(index)) if kind in ("conv", "dot") else x
 
 
 def _several(eqn: Any) -> bool:

@@ -75,7 +75,7 @@ def test_imagenet_s_says_what_it_needs(tmp_path):
 def test_config_mistakes(config):
     for key, value, match in [
         ("methods", ("gradcam",), "got 'gradcam'; did you mean 'grad_cam'"),
-        ("alphas", (0.6,), r"an alpha must lie in \[0, 0.5\], got 0.6"),
+        ("alphas", (0.6,), r"an alpha must lie in \[0, 0.5\] or be .balanced., got 0.6"),
         ("validation", 31, r"must lie in \[1, 30\], got 31"),
         ("studies", ("squeeze_coco",), "got 'squeeze_coco'"),
     ]:

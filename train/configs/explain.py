@@ -40,15 +40,17 @@ def get_config(mode="full"):
     c.validation = 20
     c.screen_samples = 10
     c.screen_steps = 20  # of pixel flipping, over the same share of pixels
-    c.alphas = (0.3, 0.35, 0.4, 0.45)
+    # In the paper's meaning: a shift after every module, (1 - 2 alpha)^2 per contraction.
+    c.alphas = (0.3, 0.35, 0.4, 0.45, "balanced")
     c.batch_size = 16  # perturbed images at once
     c.pictures = 6  # rows of the grid
     c.reuse = ""  # another run's directory, whose finished cells with the same inputs are taken
+    c.settings_from = ""  # a folder of tables: methods without alpha keep the settings there
     c.imagenet_s = ""
     c.weights = ml_collections.ConfigDict(dict(vgg16="", resnet18=""))
     c.sweep = ml_collections.ConfigDict(
         dict(
-            alphas=(0.0, 0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.47, 0.48, 0.49, 0.5),
+            alphas=(0.0, 0.1, 0.2, 0.3, 0.35, 0.4, 0.42, 0.44, 0.46, 0.48, 0.5, "balanced"),
             images=59,
             samples=20,
             # Deep, as the poster's; None is the input, "" the layer that screening chose.
@@ -65,7 +67,7 @@ def get_config(mode="full"):
     if mode == "reduced":
         c.sweep.images, c.sweep.samples = 30, 5
         c.screen_steps = 5
-        c.validation, c.alphas = 12, (0.3, 0.35, 0.4, 0.45)
+        c.validation = 12
         fewer = dict(patches=32, pixel_steps=10, pixels=1004)
         studies = [
             study(small, "coco128", samples=10, patches=16),
@@ -76,7 +78,7 @@ def get_config(mode="full"):
         c.methods = ("gradient", "grad_cam", "lrp_epsilon", "split_cam", "random")
         c.validation, c.screen_samples, c.alphas, c.pictures = 2, 1, (0.4,), 1
         c.screen_steps = 2
-        c.sweep.alphas, c.sweep.images, c.sweep.samples = (0.4, 0.5), 1, 1
+        c.sweep.alphas, c.sweep.images, c.sweep.samples = (0.4, 0.5, "balanced"), 1, 1
         studies = [study(small, "coco128", 2, 1, patches=196, pixel_steps=2)]
     elif mode == "imagenet_s":
         c.validation = 30

@@ -6,8 +6,6 @@ then judged on all other images, for the baselines as for the split methods.
 """
 
 import functools
-import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from monojax.splitting.shift import BALANCED
 from monojax.training import Cells
 from train.checks import at_least, choice
 from train.explain import tables as explain_tables
@@ -26,14 +25,14 @@ from train.explain.judge import (
     Setting,
     candidates,
     located,
+    shown,
     signed,
 )
 from train.explain.networks import DATA, NETWORKS, Images, images, network, targets
+from train.explain.tables import SCREENED, studies
 
 CHUNK = 5  # images per cell
 SIZES = {"coco128": 79, "imagenet": 250}  # for the progress bar
-SCREENED = {"pointing": -1, "localisation": -1, "flipping": 1, "sensitivity": 1}
-"""Measures that choose a setting, and the sign that makes lower better."""
 
 
 def check(config: Any) -> None:
@@ -55,15 +54,10 @@ def check(config: Any) -> None:
         at_least(study, 1, *counts, at=at)
     at_least(config, 1, "batch_size")
     for alpha in (*config.alphas, *config.sweep.alphas):
-        if not 0 <= alpha <= 0.5:
-            raise ValueError(f"an alpha must lie in [0, 0.5], got {alpha!r}.")
+        if alpha != BALANCED and not (isinstance(alpha, float | int) and 0 <= alpha <= 0.5):
+            raise ValueError(f"an alpha must lie in [0, 0.5] or be {BALANCED!r}, got {alpha!r}.")
     if not 1 <= config.validation <= 30:
         raise ValueError(f"config.validation must lie in [1, 30], got {config.validation}.")
-
-
-def studies(config: Any) -> list[Any]:
-    """The config's studies in their order."""
-    return [config.study[name] for name in config.studies]
 
 
 def total_steps(config: Any) -> int:
@@ -156,11 +150,15 @@ def screen(
     which, _ = parts(config, data)
     inputs = judge.net.prepare(data.pixels[which])
     labels, _ = targets(judge.net, inputs, [data.choices[i] for i in which])
+    known: dict[str, Setting] = {}
+    if config.settings_from:
+        folder = Path(config.settings_from)
+        known = explain_tables.stored_settings(folder, data.name, study.network)
     chosen = {}
     for method in config.methods:
         settings = candidates(method, judge.net, config.alphas)
-        if len(settings) == 1:
-            chosen[method] = settings[0]
+        if len(settings) == 1 or method in known:
+            chosen[method] = known.get(method, settings[0])
             bar.update(len(which))
             continue
         asked = _asked(study, judge, data, which, method, config)
@@ -212,6 +210,8 @@ def _asked(
         "method": method,
         "seed": config.seed,
         "removal": [study.pixel_steps, study.pixels_in_step, study.patches_in_step],
+        # Not of the others, whose cells stay what they are.
+        **({"shift_at": "module"} if method in SPLIT else {}),
     }
 
 
@@ -344,7 +344,9 @@ def sweep(
                 ]
                 return {k: [row[k] for row in rows] for k in rows[0]}, {}
 
-            found, _ = cells.get(f"sweep-{judge.net.name}-{method}-{alpha:g}", asked, compute)
+            found, _ = cells.get(
+                f"sweep-{judge.net.name}-{method}-{shown(alpha)}".replace(" ", ""), asked, compute
+            )
             curves.setdefault(f"{method} at {layer or 'input'}", []).append(found)
             bar.update(len(which) / len(SPLIT))
     explain_tables.sweep(curves, config, judge.net.title, len(which), workdir)
@@ -380,29 +382,3 @@ def pictures(config: Any, judge: Judge, data: Images, found: dict[str, Any], wor
             row.append(np.asarray(signed(maps[0], s.absolute)))
         rows.append(row)
     explain_tables.grid(data.pixels[shown], rows, methods, found, workdir)
-
-
-def describe(config: Any) -> str:
-    """The counts of a run, for the tables' feet.
-
-    Args:
-      config: see train/configs/explain.py.
-
-    Returns:
-      Text.
-    """
-    counts = "; ".join(
-        f"{s.network} on {s.data}: at most {s.images} images, {s.samples} sensitivity samples, "
-        f"{math.ceil(784 / s.patches_in_step)} steps of {s.patches_in_step} patches of 8 x 8, "
-        f"{s.pixel_steps} steps of {s.pixels_in_step} pixels"
-        for s in studies(config)
-    )
-    return (
-        f"Settings chosen on at most {config.validation} validation images with "
-        f"{config.screen_samples} sensitivity samples and {config.screen_steps} steps of pixel "
-        f"flipping (mean rank over "
-        f'{", ".join(SCREENED)}), alphas {json.dumps(list(config.alphas))}; "screened" says how '
-        "many settings each method had. Max-sensitivity is of maps scaled to a largest size of 1, "
-        "relative to the map's norm; integrated gradients have 10 steps; LRP epsilon is gradient x "
-        f"input where the network has no biases that matter. {counts}."
-    )

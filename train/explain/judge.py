@@ -14,6 +14,7 @@ from monojax import attribution
 from monojax.attribution import metrics
 from monojax.attribution.batches import in_batches
 from monojax.base.compat import enable_x64
+from monojax.splitting.shift import BALANCED
 from train.explain.networks import Network
 
 LAYERED = (
@@ -59,17 +60,23 @@ class Setting:
     """What is chosen on validation images."""
 
     layer: str | None
-    alpha: float | None
+    alpha: float | str | None
+    """In the paper's meaning, or "balanced"."""
     absolute: bool
 
     def __str__(self) -> str:
         """For tables."""
         parts = ["input" if self.layer is None else self.layer]
-        parts += [f"alpha {self.alpha:g}"] if self.alpha is not None else []
+        parts += [] if self.alpha is None else [shown(self.alpha)]
         return ", ".join(parts + (["abs"] if self.absolute else []))
 
 
-def candidates(method: str, net: Network, alphas: Sequence[float]) -> list[Setting]:
+def shown(alpha: float | str) -> str:
+    """An alpha for tables."""
+    return alpha if isinstance(alpha, str) else f"alpha {alpha:g}"
+
+
+def candidates(method: str, net: Network, alphas: Sequence[float | str]) -> list[Setting]:
     """All settings of a method that are screened.
 
     Args:
@@ -163,8 +170,9 @@ class Judge:
             self._programs[kind, static] = jax.jit(fn)
         return self._programs[kind, static]
 
-    def _explain(self, method, layers, v, x, target, alpha, key, samples):
+    def _explain(self, method, layers, balanced, v, x, target, alpha, key, samples):
         """Maps at the layers, and how much noise changes each, by sign."""
+        alpha = BALANCED if balanced else alpha
         explain = lambda x: maps(method, self.net, layers, x, v, target, alpha)
         here = explain(x)
         both = lambda a: jnp.stack([a, jnp.abs(a)], 1)  # [layers, 2, h, w]
@@ -190,7 +198,7 @@ class Judge:
           layers: where.
           x: input.
           target: class.
-          alpha: of split methods, else None.
+          alpha: of split methods, a number or "balanced"; else None.
           key: of the noise, uniform in [-0.2, 0.2].
           samples: number of noisy inputs.
 
@@ -199,8 +207,10 @@ class Judge:
         """
         with precision(method):
             v, x = self._weights(method), in_precision(method, jnp.asarray(np.asarray(x)))
-            found = self.program("explain", method, tuple(layers))(
-                v, x, target, 0.5 if alpha is None else alpha, key, jnp.zeros(samples)
+            balanced = alpha == BALANCED
+            number = 0.5 if alpha is None or balanced else alpha
+            found = self.program("explain", method, tuple(layers), balanced)(
+                v, x, target, number, key, jnp.zeros(samples)
             )
             return tuple(np.asarray(a, np.float32) for a in found)  # type: ignore[return-value]
 

@@ -1,13 +1,17 @@
 """Tables and figures of the explanation study: means, bootstrap intervals, who wins where."""
 
+import csv
+import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from monojax import attribution
+from monojax.splitting.shift import BALANCED
 from monojax.training import Table
-from train.explain.judge import CONTROLS, TITLES
+from train.explain.judge import CONTROLS, SPLIT, TITLES, Setting, shown
 from train.reporting import provenance
 
 MEASURES = {
@@ -18,6 +22,8 @@ MEASURES = {
     "sensitivity": ("Max-sensitivity ↓", -1, 3),
 }
 """Measure: heading, 1 if higher is better, digits."""
+SCREENED = {"pointing": -1, "localisation": -1, "flipping": 1, "sensitivity": 1}
+"""Measures that choose a setting, and the sign that makes lower better."""
 OURS = ("split_grad", "split_cam", "split_lrp")
 DRAWS = 2000
 
@@ -69,6 +75,28 @@ def study(found: dict[str, Any], config: Any, workdir: Path) -> Table:
     name = f"{found['data']}_{found['study'].network}"
     _write(table, config, workdir, name, winners(found, keys))
     return table
+
+
+def stored_settings(folder: Path, data: str, network: str) -> dict[str, Setting]:
+    """The settings in a table of an earlier run, of the methods without an alpha.
+
+    Args:
+      folder: of the tables.
+      data: name of the data set that chose them.
+      network: its name.
+
+    Returns:
+      Method to setting.
+    """
+    names = {title: method for method, title in TITLES.items() if method not in SPLIT}
+    found = {}
+    with (folder / f"{data}_{network}.csv").open() as stream:
+        for row in csv.DictReader(stream):
+            if row["Method"] in names:
+                layer, *rest = row["Setting"].split(", ")
+                place = None if layer == "input" else layer
+                found[names[row["Method"]]] = Setting(place, None, rest == ["abs"])
+    return found
 
 
 def winners(found: dict[str, Any], keys: list[str]) -> str:
@@ -151,16 +179,21 @@ def sweep(curves: dict[str, Any], config: Any, title: str, images: int, workdir:
         f"{config.sweep.samples} sensitivity samples",
     )
     figure, axes = pyplot.subplots(1, len(keys), figsize=(13, 3))
-    for name, rows in curves.items():
+    numbers = [i for i, alpha in enumerate(config.sweep.alphas) if alpha != BALANCED]
+    alphas = [config.sweep.alphas[i] for i in numbers]
+    for at, (name, rows) in enumerate(curves.items()):
         method, _, place = name.partition(" at ")
         label = f"{TITLES[method]}, {place}"
         for axis, key in zip(axes, keys, strict=True):
-            mean, low, high = np.array([bootstrap(row[key]) for row in rows]).T
-            axis.plot(config.sweep.alphas, mean, "o-", label=label)
-            axis.fill_between(config.sweep.alphas, low, high, alpha=0.2)
+            mean, low, high = np.array([bootstrap(rows[i][key]) for i in numbers]).T
+            axis.plot(alphas, mean, "o-", color=f"C{at}", label=label)
+            axis.fill_between(alphas, low, high, color=f"C{at}", alpha=0.2)
+            for i in set(range(len(rows))) - set(numbers):
+                level = np.nanmean(rows[i][key])
+                axis.axhline(level, color=f"C{at}", ls="--", label=f"{label}, balanced")
         for alpha, row in zip(config.sweep.alphas, rows, strict=True):
             cells = [f"{np.nanmean(row[k]):.{MEASURES[k][2]}f}" for k in keys]
-            table.add(label, f"{alpha:g}", *cells)
+            table.add(label, shown(alpha).removeprefix("alpha "), *cells)
     for axis, key in zip(axes, keys, strict=True):
         axis.set(title=MEASURES[key][0], xlabel="alpha")
     axes[0].legend(fontsize=7)
@@ -194,10 +227,39 @@ def grid(
 
 
 def _write(table: Table, config: Any, workdir: Path, name: str, note: str) -> None:
-    from train.explain.experiment import describe
-
     if config.mode == "quick":
         table.title += " (QUICK FORM: a smoke run, its numbers mean nothing)"
     foot = "\n\n".join(part for part in (note, describe(config), provenance(config)) if part)
     table.write(workdir, name, foot)
     print("\n" + table.markdown() + ("\n" + note + "\n" if note else ""), flush=True)
+
+
+def studies(config: Any) -> list[Any]:
+    """The config's studies in their order."""
+    return [config.study[name] for name in config.studies]
+
+
+def describe(config: Any) -> str:
+    """The counts of a run, for the tables' feet.
+
+    Args:
+      config: see train/configs/explain.py.
+
+    Returns:
+      Text.
+    """
+    counts = "; ".join(
+        f"{s.network} on {s.data}: at most {s.images} images, {s.samples} sensitivity samples, "
+        f"{math.ceil(784 / s.patches_in_step)} steps of {s.patches_in_step} patches of 8 x 8, "
+        f"{s.pixel_steps} steps of {s.pixels_in_step} pixels"
+        for s in studies(config)
+    )
+    return (
+        f"Settings chosen on at most {config.validation} validation images with "
+        f"{config.screen_samples} sensitivity samples and {config.screen_steps} steps of pixel "
+        f"flipping (mean rank over "
+        f'{", ".join(SCREENED)}), alphas {json.dumps(list(config.alphas))}; "screened" says how '
+        "many settings each method had. Max-sensitivity is of maps scaled to a largest size of 1, "
+        "relative to the map's norm; integrated gradients have 10 steps; LRP epsilon is gradient x "
+        f"input where the network has no biases that matter. {counts}."
+    )
