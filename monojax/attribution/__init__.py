@@ -1,18 +1,22 @@
 """Explanations of one prediction: where in the image, or in a layer, the evidence lies."""
 
 from monojax.attribution import metrics
-from monojax.attribution.cam import grad_cam, grad_cam_pp, layer_cam
-from monojax.attribution.gradients import (
+from monojax.attribution.images import grid, normalise, overlay, resize
+from monojax.attribution.methods import (
+    at_layers,
+    grad_cam,
+    grad_cam_pp,
     gradient,
     gradient_x_input,
     guided_backprop,
     integrated_gradients,
+    layer_cam,
+    lrp,
+    split_cam,
+    split_grad,
+    split_lrp,
 )
-from monojax.attribution.images import grid, normalise, overlay, resize
-from monojax.attribution.lrp import lrp, split_lrp
-from monojax.attribution.methods import at_layers
 from monojax.attribution.rollout import attention_rollout, attention_weights
-from monojax.attribution.splits import split_cam, split_grad
 
 __all__ = [
     "at_layers",

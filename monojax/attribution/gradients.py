@@ -8,62 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from monojax.attribution.batches import in_batches
-from monojax.attribution.common import explain, to_map
+from monojax.attribution.common import Recipe, read_at, to_map
 from monojax.base.checks import is_concrete
 from monojax.splitting.modes import Mode
-
-Fn = Callable[..., Any]
-
-
-def gradient(
-    fn: Fn, x: Any, target: Any, *, args: tuple = (), layer: Any = None, reduce: str = "mean",
-    freeze: Any = (),
-) -> jax.Array:  # fmt: skip
-    """Gradient of the target's output, averaged over channels.
-
-    Args:
-      fn: maps ONE example (and args) to `[c]` or a scalar.
-      x: one example, `[h, w, c]`, `[c, h, w]` (as fn's first convolution reads it), or any shape.
-      target: the class, an integer.
-      args: further arguments of fn, such as weights.
-      layer: where: a module path or its end, a tag, a number of split_report, None for the input.
-      reduce: over channels, "mean" (of which split_grad at alpha = 0.5 is the half), "sum", "none".
-      freeze: what is held at its forward value, as in :func:`monojax.split`; by default nothing:
-        the gradient is that of fn, whatever primitives it has.
-
-    Returns:
-      `[h, w]` at the layer's own size, float.
-
-    Raises:
-      ValueError: on a wrong layer, target or option, a batch, NaN.
-    """
-    reading, _ = explain(fn, x, target, args, layer, Mode(freeze))
-    return to_map(reading.slope[0].f, reading.layout, reduce)
-
-
-def gradient_x_input(
-    fn: Fn, x: Any, target: Any, *, args: tuple = (), layer: Any = None, reduce: str = "sum",
-    freeze: Any = (),
-) -> jax.Array:  # fmt: skip
-    """Gradient times value, summed over channels.
-
-    Args:
-      fn: as in :func:`gradient`.
-      x: one example.
-      target: the class.
-      args: further arguments of fn.
-      layer: where, as in :func:`gradient`.
-      reduce: over channels.
-      freeze: as in :func:`gradient`.
-
-    Returns:
-      `[h, w]`.
-
-    Raises:
-      ValueError: as :func:`gradient`.
-    """
-    reading, _ = explain(fn, x, target, args, layer, Mode(freeze))
-    return to_map(reading.slope[0].f * reading.value.f, reading.layout, reduce)
+from monojax.splitting.reading import Reading
 
 
 class Guided(Mode):
@@ -92,83 +40,65 @@ def _guided_backward(active, cotangent):
 _guided_relu.defvjp(_guided_forward, _guided_backward)
 
 
-def guided_backprop(
-    fn: Fn, x: Any, target: Any, *, args: tuple = (), layer: Any = None, reduce: str = "sum",
-    freeze: Any = (),
-) -> jax.Array:  # fmt: skip
-    """Guided backpropagation: negative derivatives stop at every ReLU (maximum with 0).
-
-    Args:
-      fn: as in :func:`gradient`.
-      x: one example.
-      target: the class.
-      args: further arguments of fn.
-      layer: where, as in :func:`gradient`.
-      reduce: over channels.
-      freeze: as in :func:`gradient`.
-
-    Returns:
-      `[h, w]`.
-
-    Raises:
-      ValueError: as :func:`gradient`.
-
-    Reference:
-      Springenberg et al., "Striving for Simplicity", 2015, arXiv 1412.6806.
-    """
-    reading, _ = explain(fn, x, target, args, layer, Guided(freeze))
-    return to_map(reading.slope[0].f, reading.layout, reduce)
+def slope_map(at: Reading, reduce: str) -> jax.Array:
+    """The derivative as a map."""
+    return to_map(at.slope[0].f, at.layout, reduce)
 
 
-def integrated_gradients(
-    fn: Fn,
-    x: Any,
-    target: Any,
-    *,
-    args: tuple = (),
-    layer: Any = None,
-    baseline: Any = 0.0,
-    steps: int = 50,
-    reduce: str = "sum",
-    freeze: Any = (),
-    batch_size: int = 16,
+def product_map(at: Reading, reduce: str) -> jax.Array:
+    """Derivative times value: with a rescaled derivative, relevance."""
+    return to_map(at.slope[0].f * at.value.f, at.layout, reduce)
+
+
+def gradient_recipe(o: Any, x: Any) -> Recipe:
+    """The gradient."""
+    return Recipe(Mode(o.freeze), lambda at: slope_map(at, o.reduce))
+
+
+def gradient_x_input_recipe(o: Any, x: Any) -> Recipe:
+    """Gradient times value."""
+    return Recipe(Mode(o.freeze), lambda at: product_map(at, o.reduce))
+
+
+def guided_recipe(o: Any, x: Any) -> Recipe:
+    """Guided backpropagation."""
+    return Recipe(Guided(o.freeze), lambda at: slope_map(at, o.reduce))
+
+
+def integrated(
+    fn: Callable[..., Any], x: Any, target: Any, args: tuple, layer: Any, channel_axis: Any, o: Any
 ) -> jax.Array:
-    """Integrated gradients along the straight line from a baseline, by Gauss-Legendre quadrature.
+    """Integrated gradients: not one reading, but many along a line.
 
     Args:
-      fn: as in :func:`gradient`.
+      fn: as the public function takes it, like the four below.
       x: one example.
       target: the class.
-      args: further arguments of fn.
-      layer: None only: the method is defined at the input.
-      baseline: where the line begins, a number or shaped as x.
-      steps: points on the line; the map sums to fn(x) - fn(baseline) up to the quadrature's error.
-      reduce: over channels.
-      freeze: as in :func:`gradient`.
-      batch_size: points of the line at once.
+      args: further arguments.
+      layer: None or "input".
+      channel_axis: as told.
+      o: its options.
 
     Returns:
-      `[h, w]`.
+      The map.
 
     Raises:
-      ValueError: as :func:`gradient`; for a layer other than None; for steps < 1.
-
-    Reference:
-      Sundararajan, Taly, Yan, "Axiomatic Attribution for Deep Networks", 2017, arXiv 1703.01365.
+      ValueError: on another layer, or steps < 1.
     """
     if layer not in (None, "input"):
         raise ValueError(f"integrated gradients are taken at the input, got layer={layer!r}.")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}.")
+    if o.steps < 1:
+        raise ValueError(f"steps must be at least 1, got {o.steps}.")
     x = jnp.asarray(x)
-    start = jnp.broadcast_to(jnp.asarray(baseline, x.dtype), x.shape)
-    nodes, weights = np.polynomial.legendre.leggauss(steps)
-    reading, _ = explain(fn, x, target, args, None, Mode(freeze))  # checks x, and knows its axes
+    start = jnp.broadcast_to(jnp.asarray(o.baseline, x.dtype), x.shape)
+    nodes, weights = np.polynomial.legendre.leggauss(o.steps)
+    recipe = gradient_recipe(o, x)
+    at = read_at(fn, x, target, args, [None], recipe, channel_axis)[0]  # checks x; knows its axes
 
     def slope(node):
-        here, _ = explain(fn, start + node * (x - start), target, args, None, Mode(freeze))
-        return here.slope[0].f
+        here = start + node * (x - start)
+        return read_at(fn, here, target, args, [None], recipe, channel_axis)[0].slope[0].f
 
-    slopes = in_batches(slope, jnp.asarray((nodes + 1) / 2, x.dtype), batch_size)
+    slopes = in_batches(slope, jnp.asarray((nodes + 1) / 2, x.dtype), o.batch_size)
     total = jnp.tensordot(jnp.asarray(weights / 2, x.dtype), slopes, axes=1)
-    return to_map(total * (x - start), reading.layout, reduce)
+    return to_map(total * (x - start), at.layout, o.reduce)

@@ -10,23 +10,37 @@ import numpy as np
 from monojax.base.extras import require
 
 
-def resize(attribution: jax.Array, image_size: tuple[int, int]) -> jax.Array:
+def resize(
+    attribution: jax.Array, image_size: tuple[int, int], *, stretch: bool = False
+) -> jax.Array:
     """A map resized to the image, bilinearly.
 
     Args:
       attribution: map `[h, w]`.
       image_size: `(height, width)`.
+      stretch: whether the proportions may differ by more than a factor of 2, as they do behind
+        strides that differ; a map of channels and rows in place of rows and columns looks so, too.
 
     Returns:
       `[height, width]`.
 
     Raises:
-      ValueError: if the map is not `[h, w]` or the size no pair.
+      ValueError: if the map is not `[h, w]`, the size no pair, or the proportions differ.
     """
     if attribution.ndim != 2 or len(image_size) != 2:
         raise ValueError(
             f"resize takes a map [h, w] and a pair (height, width), got shape {attribution.shape} "
             f"and {image_size}; use jax.vmap for a batch of maps."
+        )
+    (high, wide), (height, width) = attribution.shape, image_size
+    # One more or less in either direction is what padding does to small maps.
+    tall = (high - 1) * width > 2 * (wide + 1) * height
+    broad = (wide - 1) * height > 2 * (high + 1) * width
+    if (tall or broad) and not stretch:
+        raise ValueError(
+            f"a map of shape {attribution.shape} has other proportions than an image of "
+            f"{tuple(image_size)}: is it a map of rows and columns? Give the method channel_axis=, "
+            "or resize with stretch=True if the network's strides differ."
         )
     return jax.image.resize(attribution, image_size, "bilinear")
 
@@ -47,8 +61,9 @@ def normalise(attribution: jax.Array) -> jax.Array:
 
 
 def overlay(
-    axes: Any, image: Any, attribution: Any, *, strength: float = 0.6, cmap: str = "seismic"
-) -> Any:
+    axes: Any, image: Any, attribution: Any, *, strength: float = 0.6, cmap: str = "seismic",
+    stretch: bool = False,
+) -> Any:  # fmt: skip
     """Draws a map over its image on matplotlib axes.
 
     Args:
@@ -57,6 +72,7 @@ def overlay(
       attribution: map `[a, b]`; it is resized and normalised here.
       strength: opacity of the map, 0 to 1.
       cmap: a diverging colour map.
+      stretch: as in :func:`resize`.
 
     Returns:
       The axes.
@@ -72,7 +88,9 @@ def overlay(
     low, high = image.min(), image.max()
     grey = (image - low) / (high - low if high > low else 1)
     grey = grey.mean(-1) if grey.ndim == 3 and grey.shape[-1] != 3 else grey
-    values = np.asarray(normalise(resize(jnp.asarray(attribution), image.shape[:2])))
+    values = np.asarray(
+        normalise(resize(jnp.asarray(attribution), image.shape[:2], stretch=stretch))
+    )
     axes.imshow(grey, cmap="gray", vmin=0, vmax=1)
     axes.imshow(values, cmap=cmap, vmin=-1, vmax=1, alpha=strength)
     axes.set_axis_off()

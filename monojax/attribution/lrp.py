@@ -11,17 +11,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from monojax.attribution.common import explain, to_map
+from monojax.attribution.common import SEED_G, Recipe, to_map
+from monojax.attribution.gradients import product_map
+from monojax.base.checks import is_concrete, one_of
 from monojax.splitting.modes import Mode, SplitMode, recentred
 from monojax.splitting.pair import Split, with_slope, with_value
 from monojax.splitting.reading import Reading
 from monojax.splitting.transform import check_options
 
-Fn = Callable[..., Any]
 RULES = ("epsilon", "gamma", "zplus")
-SEED_G = (0.5, 0.5)
-"""Derivatives of g on the output's value and mass."""
 
 
 def _stable(z: jax.Array, epsilon: float) -> jax.Array:
@@ -68,52 +68,14 @@ class LRP(Mode):
         return Split(with_value(out, jax.lax.stop_gradient(f)))
 
 
-def lrp(
-    fn: Fn,
-    x: Any,
-    target: Any,
-    *,
-    args: tuple = (),
-    layer: Any = None,
-    rule: str = "epsilon",
-    epsilon: float = 1e-6,
-    gamma: float = 0.25,
-    reduce: str = "sum",
-    freeze: Any = (),
-) -> jax.Array:
-    r"""Layer-wise relevance propagation with one rule in all affine layers.
-
-    Batch norm counts as part of the contraction before it, biases absorb their share, max-pooling
-    passes relevance to the winner, sums in proportion to their terms.
-
-    Args:
-      fn: maps ONE example (and args) to `[c]` or a scalar.
-      x: one example.
-      target: the class, whose output is the relevance to start from.
-      args: further arguments of fn.
-      layer: where: a module path or its end, a tag, a number of split_report, None for the input.
-      rule: "epsilon"; "gamma" (the generalised rule for inputs of both signs); "zplus".
-      epsilon: added to denominators with their sign.
-      gamma: weight of the positive part in the rule "gamma".
-      reduce: over channels, "sum", "mean" or "none".
-      freeze: what is held at its forward value, as in :func:`monojax.split`: with True the rules of
-        Ali et al. (2022) for attention and layer norm.
-
-    Returns:
-      `[h, w]`, relevance at the layer's own size.
-
-    Raises:
-      ValueError: on a wrong rule, layer or target, a batch, NaN, a primitive without a rule.
-
-    Reference:
-      Bach et al., 2015; Montavon et al., "Layer-Wise Relevance Propagation: An Overview", 2019.
-    """
-    if rule not in RULES:
-        raise ValueError(f"rule must be one of {RULES}, got {rule!r}.")
-    if epsilon < 0 or gamma < 0:
-        raise ValueError(f"epsilon and gamma must be >= 0, got {epsilon} and {gamma}.")
-    reading, _ = explain(fn, x, target, args, layer, LRP(rule, epsilon, gamma, freeze))
-    return to_map(reading.slope[0].f * reading.value.f, reading.layout, reduce)
+def lrp_recipe(o: Any, x: Any) -> Recipe:
+    """One rule in all affine layers."""
+    one_of(o.rule, RULES, "rule")
+    for name in ("epsilon", "gamma"):
+        value = getattr(o, name)
+        if is_concrete(value) and not float(np.asarray(value)) >= 0:
+            raise ValueError(f"{name} must be >= 0, got {value}.")
+    return Recipe(LRP(o.rule, o.epsilon, o.gamma, o.freeze), lambda at: product_map(at, o.reduce))
 
 
 class SplitLRP(SplitMode):
@@ -151,59 +113,18 @@ def _rescaled(x: Split, values: Split, factor: Callable[[Any, Any], Any]) -> Spl
     return Split(with_value(p - n, fixed(values.f)), with_value(p + n, fixed(values.t)))
 
 
-def split_lrp(
-    fn: Fn,
-    x: Any,
-    target: Any,
-    *,
-    args: tuple = (),
-    layer: Any = None,
-    pool: str = "wta",
-    recentre: Any = "scale",
-    epsilon: float = 1e-6,
-    reduce: str = "sum",
-    freeze: Any = (),
-) -> jax.Array:
-    r"""SplitLRP: epsilon-LRP through the positive and the negative stream at once, R+ - R-.
-
-    Relevance starts as g at the target. How much of R- survives is decided by the re-centring:
-    with "none" :math:`R` is stream times raw stream gradient; with "full" nothing is left of R-
-    and **the result is the z+ rule (LRP alpha1-beta0) of the original network, not a new
-    method** (up to how sums of branches share): a warning says so; report such a map as z+.
-
-    Args:
-      fn: maps ONE example (and args) to `[c]` or a scalar.
-      x: one example; float64 unless recentre is "full".
-      target: the class.
-      args: further arguments of fn.
-      layer: where: a module path or its end, a tag, a number of split_report, None for the input.
-      pool: "wta" (relevance to the winner of each stream) or "full".
-      recentre: "scale" (default), "none", "full", or the result of calibrate.
-      epsilon: added to denominators.
-      reduce: over channels, "sum", "mean" or "none".
-      freeze: as in :func:`monojax.split`.
-
-    Returns:
-      `[h, w]`.
-
-    Raises:
-      ValueError: if x is not float64 with a recentre other than "full" (streams reach 1e11 and
-        more, of which float32 keeps no difference); on a wrong layer or target, a batch, NaN.
-
-    Reference:
-      Zimmermann, Loho, "Hidden Monotonicity", CVPR 2026; formulas derived in the split's own terms.
-    """
-    strategy, shifts = check_options(pool, recentre)
+def split_lrp_recipe(o: Any, x: Any) -> Recipe:
+    """Both streams at once."""
+    strategy, shifts = check_options(o.pool, o.recentre)
     if strategy == "full":
         warnings.warn(
             "split_lrp with recentre='full' is the z+ rule of the original network; report it so.",
-            stacklevel=2,
+            stacklevel=4,
         )
     else:
         check_precision(x, strategy)
-    mode = SplitLRP(pool, strategy, epsilon, freeze)
-    reading, _ = explain(fn, x, target, args, layer, mode, seed=SEED_G, shifts=shifts)
-    return to_map(relevance_of(reading), reading.layout, reduce)
+    formula = lambda at: to_map(relevance_of(at), at.layout, o.reduce)
+    return Recipe(SplitLRP(o.pool, strategy, o.epsilon, o.freeze), formula, SEED_G, shifts)
 
 
 def relevance_of(reading: Reading) -> jax.Array:

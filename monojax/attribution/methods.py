@@ -1,89 +1,123 @@
-"""One method at many layers at once: choosing a layer costs one pass, not one per layer."""
+"""The table of methods. Every public function of a method is made from its row.
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+A row holds the recipe (what the walk carries, and the map made of what is read), the method's own
+options with their defaults, and its text. What an option means is told once, in `OPTIONS`; the
+functions' docstrings are put together from both.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 
-from monojax.attribution.cam import grad_cam_of, grad_cam_pp_of, layer_cam_of
-from monojax.attribution.common import to_map
-from monojax.attribution.gradients import Guided
-from monojax.attribution.lrp import LRP, SEED_G, SplitLRP, check_precision, relevance_of
-from monojax.splitting.modes import Mode, SplitMode
-from monojax.splitting.reading import Reading, at_step, prepare, read
-from monojax.splitting.shift import ALPHA, check_alpha
-from monojax.splitting.sites import INPUT, find_site
+from monojax.attribution.cam import grad_cam_map, grad_cam_pp_map, layer_cam_map
+from monojax.attribution.common import Recipe, read_at
+from monojax.attribution.gradients import (
+    gradient_recipe,
+    gradient_x_input_recipe,
+    guided_recipe,
+    integrated,
+)
+from monojax.attribution.lrp import lrp_recipe, split_lrp_recipe
+from monojax.attribution.splits import split_cam_recipe, split_grad_recipe
+from monojax.attribution.texts import describe
+from monojax.base.checks import one_of
+from monojax.splitting.modes import Mode
+from monojax.splitting.shift import ALPHA
 
-Fn = Callable[..., Any]
-
-
-class _Recipe(NamedTuple):
-    mode: Mode
-    seed: tuple[float, float]
-    formula: Callable[[Reading], jax.Array]
-
-
-def _slope(reduce: str) -> Callable[[Reading], jax.Array]:
-    return lambda at: to_map(at.slope[0].f, at.layout, reduce)
+Explain = Callable[..., jax.Array]
 
 
-def _product(at: Reading) -> jax.Array:
-    return to_map(at.slope[0].f * at.value.f, at.layout, "sum")
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One way to explain."""
+
+    recipe: Callable[[Any, Any], Recipe]
+    """Of the options and the example."""
+    options: Mapping[str, Any]
+    """Its own, with defaults."""
+    spatial: bool = False
+    """Whether no layer means the last convolution over positions, instead of the input."""
+    whole: Callable[..., jax.Array] | None = None
+    """In place of a reading: a method that is defined at the input only."""
 
 
-def _split_grad(at: Reading) -> jax.Array:
-    return to_map(at.slope[0].t + at.slope[0].f, at.layout, "mean")
+def _cam(formula: Callable[..., jax.Array]) -> Method:
+    def recipe(o, x):
+        return Recipe(Mode(o.freeze), lambda at: formula(at, o.rectify))
+
+    return Method(recipe, {"rectify": True, "freeze": ()}, spatial=True)
 
 
-def _split_cam(at: Reading) -> jax.Array:
-    return to_map((at.slope[0].t + at.slope[0].f) * at.value.p, at.layout, "sum")
+_SUM: dict[str, Any] = {"reduce": "sum", "freeze": ()}
+_MEAN: dict[str, Any] = {"reduce": "mean", "freeze": ()}
+_SPLIT: dict[str, Any] = {
+    "alpha": ALPHA, "shift_at": "module", "pool": "full", "recentre": "full", "part": "g",
+    "stream": "+",
+}  # fmt: skip
+_RELEVANCE: dict[str, Any] = {"epsilon": 1e-6, "gamma": 0.25}
+_LINE: dict[str, Any] = {"baseline": 0.0, "steps": 50, "batch_size": 16}
+_STREAMS: dict[str, Any] = {"pool": "wta", "recentre": "scale", "epsilon": 1e-6}
+
+METHODS: dict[str, Method] = {
+    "gradient": Method(gradient_recipe, _MEAN),
+    "gradient_x_input": Method(gradient_x_input_recipe, _SUM),
+    "guided_backprop": Method(guided_recipe, _SUM),
+    "integrated_gradients": Method(gradient_recipe, _LINE | _SUM, whole=integrated),
+    "grad_cam": _cam(grad_cam_map),
+    "grad_cam_pp": _cam(grad_cam_pp_map),
+    "layer_cam": _cam(layer_cam_map),
+    "lrp": Method(lrp_recipe, {"rule": "epsilon"} | _RELEVANCE | _SUM),
+    "split_grad": Method(split_grad_recipe, _SPLIT | _MEAN),
+    "split_cam": Method(split_cam_recipe, _SPLIT | {"rectify": False, "freeze": ()}, spatial=True),
+    "split_lrp": Method(split_lrp_recipe, _STREAMS | _SUM),
+}
+LAYERED = tuple(name for name, method in METHODS.items() if method.whole is None)
+"""Those that can be read at any layer."""
+_OLD_NAMES = {f"lrp_{rule}": rule for rule in ("epsilon", "gamma", "zplus")}
 
 
-def _relevance(at: Reading) -> jax.Array:
-    return to_map(relevance_of(at), at.layout, "sum")
+def public(name: str) -> Explain:
+    """The public function of a method.
 
+    Args:
+      name: a key of `METHODS`.
 
-def _recipe(
-    method: str, alpha: Any, shift_at: str, pool: str, epsilon: float, gamma: float, freeze: Any
-) -> _Recipe:
-    plain = (1.0, 0.0)
-    recipes: dict[str, Callable[[], _Recipe]] = {
-        "gradient": lambda: _Recipe(Mode(freeze), plain, _slope("mean")),
-        "gradient_x_input": lambda: _Recipe(Mode(freeze), plain, _product),
-        "guided_backprop": lambda: _Recipe(Guided(freeze), plain, _slope("sum")),
-        "grad_cam": lambda: _Recipe(Mode(freeze), plain, grad_cam_of),
-        "grad_cam_pp": lambda: _Recipe(Mode(freeze), plain, grad_cam_pp_of),
-        "layer_cam": lambda: _Recipe(Mode(freeze), plain, layer_cam_of),
-        "lrp_epsilon": lambda: _Recipe(LRP("epsilon", epsilon, gamma, freeze), plain, _product),
-        "lrp_gamma": lambda: _Recipe(LRP("gamma", epsilon, gamma, freeze), plain, _product),
-        "lrp_zplus": lambda: _Recipe(LRP("zplus", epsilon, gamma, freeze), plain, _product),
-        "split_grad": lambda: _Recipe(
-            SplitMode(pool, "full", alpha, freeze, shift_at), SEED_G, _split_grad
-        ),
-        "split_cam": lambda: _Recipe(
-            SplitMode(pool, "full", alpha, freeze, shift_at), SEED_G, _split_cam
-        ),
-        "split_lrp": lambda: _Recipe(SplitLRP("wta", "scale", epsilon, freeze), SEED_G, _relevance),
-    }
-    if method not in recipes:
-        raise ValueError(f"unknown method {method!r}; there is {', '.join(recipes)}.")
-    return recipes[method]()
+    Returns:
+      ``f(fn, x, target, *, args, layer, channel_axis, ...)``, with its signature and docstring.
+    """
+    method = METHODS[name]
+
+    def explained(fn, x, target, *, args=(), layer=None, channel_axis=None, **options):
+        o = _filled(name, options)
+        if method.whole is not None:
+            return method.whole(fn, x, target, args, layer, channel_axis, o)
+        recipe = method.recipe(o, x)
+        given = (fn, x, target, args, [layer], recipe, channel_axis, method.spatial)
+        return recipe.formula(read_at(*given)[0])
+
+    shared = {"args": (), "layer": None, "channel_axis": None}
+    signature = _signature({**shared, **method.options})
+    explained.__signature__ = signature  # type: ignore[attr-defined]
+    explained.__name__ = explained.__qualname__ = name
+    explained.__doc__ = describe(name, method.options, method.spatial)
+    explained.__module__ = "monojax.attribution"
+    return explained
 
 
 def at_layers(
-    fn: Fn,
+    fn: Callable[..., Any],
     x: Any,
     target: Any,
     method: str,
     layers: Sequence[Any],
     *,
     args: tuple = (),
-    alpha: Any = ALPHA,
-    shift_at: str = "module",
-    pool: str = "full",
-    epsilon: float = 1e-6,
-    gamma: float = 0.25,
-    freeze: Any = (),
+    channel_axis: Any = None,
+    **options: Any,
 ) -> list[jax.Array]:
     """Maps of one method at several layers, from one forward and one backward pass.
 
@@ -91,29 +125,52 @@ def at_layers(
       fn: maps ONE example (and args) to `[c]` or a scalar.
       x: one example.
       target: the class, an integer.
-      method: "gradient", "gradient_x_input", "guided_backprop", "grad_cam", "grad_cam_pp",
-        "layer_cam", "lrp_epsilon", "lrp_gamma", "lrp_zplus", "split_grad", "split_cam" or
-        "split_lrp" (float64), each with the defaults of its own function.
-      layers: places: names, tags, numbers of split_report, or None for the input, for the CAMs
-        too (alone, they take None as the last spatial convolution).
+      method: the name of a method's function, such as "lrp" or "split_cam"; all but
+        "integrated_gradients", which is defined at the input only.
+      layers: places as the method's own function takes them; None means what it means there.
       args: further arguments of fn, such as weights.
-      alpha: backward shift of the split methods, in [0, 0.5]; may be traced.
-      pool: "full" or "wta", of split_grad and split_cam; split_lrp is "wta".
-      epsilon: of LRP.
-      gamma: of LRP's rule gamma.
-      freeze: what is held at its forward value, as in :func:`monojax.split`.
+      channel_axis: as in the method's own function, for all layers.
+      **options: of the method, with the defaults of its own function.
 
     Returns:
       One map per layer, `[h, w]` at the layer's own size.
 
     Raises:
-      ValueError: as the methods' own functions do.
+      ValueError: as the method's own function does.
+      TypeError: on an option that the method does not have.
     """
-    recipe = _recipe(method, check_alpha(alpha, shift_at), shift_at, pool, epsilon, gamma, freeze)
-    if method == "split_lrp":
-        check_precision(x)
-    ready = prepare(fn, x, args, recipe.mode)
-    places = [find_site(ready.sites, layer) for layer in layers]
-    indices = list(dict.fromkeys(index for index, _ in places)) or [INPUT]
-    readings, _ = read(ready, indices, [recipe.seed], target)
-    return [recipe.formula(at_step(readings[index], step)) for index, step in places]
+    if method in _OLD_NAMES:
+        rule = _OLD_NAMES[method]
+        raise ValueError(f'method={method!r} is spelt method="lrp", rule={rule!r} now.')
+    one = METHODS[one_of(method, LAYERED, "method")]
+    recipe = one.recipe(_filled(method, options), x)
+    readings = read_at(fn, x, target, args, layers, recipe, channel_axis, one.spatial)
+    return [recipe.formula(at) for at in readings]
+
+
+def _filled(name: str, options: Mapping[str, Any]) -> SimpleNamespace:
+    """The method's options, those that were not given at their defaults."""
+    known = METHODS[name].options
+    for key in options.keys() - known.keys():
+        raise TypeError(f"{name} has no option {key!r}; its options are {', '.join(known)}.")
+    return SimpleNamespace(**{**known, **options})
+
+
+def _signature(options: Mapping[str, Any]) -> inspect.Signature:
+    kind = inspect.Parameter
+    names = [kind(name, kind.POSITIONAL_OR_KEYWORD) for name in ("fn", "x", "target")]
+    more = [kind(name, kind.KEYWORD_ONLY, default=value) for name, value in options.items()]
+    return inspect.Signature([*names, *more], return_annotation=jax.Array)
+
+
+gradient = public("gradient")
+gradient_x_input = public("gradient_x_input")
+guided_backprop = public("guided_backprop")
+integrated_gradients = public("integrated_gradients")
+grad_cam = public("grad_cam")
+grad_cam_pp = public("grad_cam_pp")
+layer_cam = public("layer_cam")
+lrp = public("lrp")
+split_grad = public("split_grad")
+split_cam = public("split_cam")
+split_lrp = public("split_lrp")

@@ -5,7 +5,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from monojax.attribution.cam import plus_plus
 from monojax.attribution.images import resize
+from monojax.base.checks import one_of
 from monojax.groups.penalty import check_maps
 
 Weights = Literal["activation", "activation_pp", "gradient", "gradient_pp"]
@@ -49,8 +51,7 @@ def activation_cam(
     maps = jnp.asarray(maps)
     if maps.ndim != 3:
         raise ValueError(f"maps must be of one example, [h, w, W], got {maps.shape}; use jax.vmap.")
-    if weights not in WEIGHTS:
-        raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}.")
+    one_of(weights, WEIGHTS, "weights")
     if weights.startswith("gradient") != (slopes is not None):
         raise ValueError(f"weights={weights!r} {'needs' if slopes is None else 'takes no'} slopes.")
     if slopes is not None and slopes.shape != maps.shape:
@@ -123,10 +124,10 @@ def _alpha(maps: jax.Array, weights: str, slopes: jax.Array | None) -> jax.Array
     if weights == "gradient":
         assert slopes is not None
         return slopes.mean(axis=(0, 1))
-    total = maps.sum(axis=(0, 1))
     if weights == "activation_pp":
-        return jnp.where(maps > 0, maps / (2 + total * maps), 0).sum(axis=(0, 1))
+        total = maps.sum(axis=(0, 1), keepdims=True)
+        return jnp.where(maps > 0, maps / (2 + jnp.broadcast_to(total, maps.shape) * maps), 0).sum(
+            axis=(0, 1)
+        )
     assert slopes is not None
-    below = 2 * slopes**2 + total * slopes**3
-    share = slopes**2 / jnp.where(below == 0, 1, below)
-    return (share * jax.nn.relu(slopes)).sum(axis=(0, 1))
+    return plus_plus(slopes, maps)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from monojax.base.checks import is_concrete
+from monojax.splitting.axes import Axes
 from monojax.splitting.modes import Mode
 from monojax.splitting.pair import Frozen, Split, SplitError, both
 from monojax.splitting.sites import INPUT, Layout, Site
@@ -27,6 +28,8 @@ class Prepared:
     sites: tuple[Site, ...]
     classes: int | None
     """Number of outputs, None for a scalar."""
+    layout: Layout | None = None
+    """The input's axes."""
 
 
 def prepare(
@@ -71,11 +74,13 @@ def prepare(
         )
     mass = jnp.abs(leaf) if input == "centre" else leaf
     pair = Split(leaf, mass if mode.mass else None)
-    survey = Walk(mode)
+    axes = Axes(traced.closed)
+    survey = Walk(mode, axes=axes)
     jax.eval_shape(lambda pair: (traced.run(survey, [pair]), ())[1], pair)
     check_shifts(shifts or {}, survey)
     classes = shape[0] if shape else None
-    return Prepared(traced, mode, shifts or {}, pair, tuple(survey.sites), classes)
+    layout = axes.layout(traced.closed.jaxpr.invars[0])
+    return Prepared(traced, mode, shifts or {}, pair, tuple(survey.sites), classes, layout)
 
 
 def check_target(target: Any, classes: int | None) -> jax.Array:
@@ -143,7 +148,7 @@ def read(
     """
     weights = check_target(target, ready.classes)
     layouts = {site.index: site.layout for site in ready.sites}
-    layouts[INPUT] = _input_layout(ready)
+    layouts[INPUT] = ready.layout
     sizes = _gradient_sizes(ready, weights) if ready.mode.balanced else {}
     out, pullback, records = _tapped(ready, indices, sizes)
     slopes = [pullback(_seed(out, weights, *seed))[0] for seed in seeds]
@@ -209,19 +214,3 @@ def at_step(reading: Reading, step: int | None) -> Reading:
         return reading
     one = lambda pair: both(lambda a: a[step], pair)
     return Reading(one(reading.value), tuple(map(one, reading.slope)), reading.layout)
-
-
-def _input_layout(ready: Prepared) -> Layout | None:
-    """The input's axes, from the first convolution that reads an array of its shape."""
-    shape = tuple(ready.x.f.shape)
-    for site in ready.sites:
-        layout = site.layout
-        if layout is None or site.kind != "conv" or site.steps:
-            continue
-        if site.shape == shape:
-            return layout
-        without = tuple(n for axis, n in enumerate(site.shape) if axis != layout.batch)
-        if site.shape[layout.batch] == 1 and without == shape:
-            shift = lambda axis, gone=layout.batch: axis - (axis > gone)
-            return Layout(-1, shift(layout.feature), tuple(map(shift, layout.spatial)))
-    return None

@@ -171,7 +171,10 @@ def contraction(walk: Any, eqn: Any, x: Any, y: Any) -> Any:
     left = isinstance(x, Split)
     data, weights = (x, y) if left else (y, x)
     data = walk.enter(
-        data, "conv" if name.startswith("conv") else "dot", walk.where, _layout(eqn, left)
+        data,
+        "conv" if name.startswith("conv") else "dot",
+        walk.where,
+        _layout(eqn, left) or walk.layout(eqn.invars[0 if left else 1]),
     )
     if isinstance(weights, Frozen):
         walk.mode.mix(walk, eqn, weights, left)
@@ -198,4 +201,4 @@ def _layout(eqn: Any, left: bool) -> Layout | None:
 @register_rule("name", affine=True)
 def named(walk: Any, eqn: Any, x: Split) -> Split:
     """A tag: a place with a name."""
-    return walk.enter(x, "tag", eqn.params["name"])
+    return walk.enter(x, "tag", eqn.params["name"], walk.layout(eqn.invars[0]))

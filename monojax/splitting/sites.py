@@ -11,11 +11,14 @@ INPUT = -1
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Which axis of a convolution's operand is what."""
+    """Which axis of a value is what; axes that are not named here have length 1."""
 
     batch: int
+    """Of examples, or -1."""
     feature: int
+    """Of channels, or -1 (a grey image)."""
     spatial: tuple[int, ...]
+    """Of positions, in the order in which a map has them."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,6 +55,8 @@ class Walk:
     """Fixed re-centring by place."""
     sizes: dict[int, Any] = dataclasses.field(default_factory=dict)
     """Mean absolute gradient by place, for a balanced shift."""
+    axes: Any = None
+    """`Axes` of the function, where the places' axes are wanted."""
     want: frozenset[int] = frozenset()
     """Places whose pair and shift are to be recorded."""
     lenient: bool = False
@@ -125,6 +127,13 @@ class Walk:
         if curve is not None and isinstance(out, Split):
             out = dataclasses.replace(out, curve=curve)
         return dataclasses.replace(out, gated=True) if is_gate and isinstance(out, Split) else out
+
+    def layout(self, atom: Any) -> Layout | None:
+        """The axes of a value that no convolution reads; vectors and matrices are left whole."""
+        shape = list(atom.aval.shape)
+        while shape and shape[0] == 1:
+            del shape[0]
+        return None if self.axes is None or len(shape) < 3 else self.axes.layout(atom)
 
     @property
     def where(self) -> str:

@@ -71,9 +71,11 @@ def test_split_and_lrp_see_one_convolution(net, x64):
     plain = Net(quick=False)
     ours, theirs = (functools.partial(fn, m) for m in (model, plain))
     assert len(mj.split_report(ours, x, variables).layers) == 4
-    for method in ("split_cam", "lrp_gamma", "lrp_epsilon", "split_grad"):
+    for method, rule in {"split_cam": {}, "lrp": {"rule": "gamma"}, "split_grad": {}}.items():
         a, b = (
-            attribution.at_layers(f, x, 1, method, ["depthwise", None], args=(variables,))
+            attribution.at_layers(
+                f, x, 1, method, ["depthwise", "input"], args=(variables,), **rule
+            )
             for f in (ours, theirs)
         )
         for got, want in zip(a, b, strict=True):
@@ -90,25 +92,30 @@ ALONE = {
     "grad_cam": attribution.grad_cam,
     "grad_cam_pp": attribution.grad_cam_pp,
     "layer_cam": attribution.layer_cam,
-    "lrp_epsilon": functools.partial(attribution.lrp, rule="epsilon"),
-    "lrp_gamma": functools.partial(attribution.lrp, rule="gamma"),
-    "lrp_zplus": functools.partial(attribution.lrp, rule="zplus"),
-    "split_grad": functools.partial(attribution.split_grad, alpha=0.3),
-    "split_cam": functools.partial(attribution.split_cam, alpha=0.3),
+    "lrp": attribution.lrp,
+    "split_grad": attribution.split_grad,
+    "split_cam": attribution.split_cam,
     "split_lrp": attribution.split_lrp,
 }
+OPTIONS = {
+    "lrp": [{"rule": rule} for rule in ("epsilon", "gamma", "zplus")],
+    "split_grad": [{"alpha": 0.3}, {"alpha": "balanced", "stream": "-"}],
+    "split_cam": [{"alpha": 0.3, "shift_at": "contraction", "rectify": True}],
+}
+CASES = [(method, options) for method in ALONE for options in OPTIONS.get(method, [{}])]
 
 
-@pytest.mark.parametrize("method", ALONE)
-def test_many_layers_are_each_layer_alone(method, net, x64):
+@pytest.mark.parametrize(("method", "options"), CASES)
+def test_many_layers_are_each_layer_alone(method, options, net, x64):
+    """None too, which means what it means in the method's own function."""
     model, variables, x = net
     variables = jax.tree.map(lambda a: a.astype(jnp.float64), variables)
     x = x.astype(jnp.float64)
     run = functools.partial(fn, model)
-    layers = ["depthwise", "branch"] + ([] if "cam" in method else [None])
-    many = attribution.at_layers(run, x, 2, method, layers, args=(variables,), alpha=0.3)
+    layers = ["depthwise", "branch", None, "input"]
+    many = attribution.at_layers(run, x, 2, method, layers, args=(variables,), **options)
     for layer, found in zip(layers, many, strict=True):
-        want = ALONE[method](run, x, 2, args=(variables,), layer=layer)
+        want = ALONE[method](run, x, 2, args=(variables,), layer=layer, **options)
         assert found.shape == want.shape
         np.testing.assert_allclose(found, want, atol=1e-12 * (1 + np.abs(want).max()))
 
@@ -116,7 +123,7 @@ def test_many_layers_are_each_layer_alone(method, net, x64):
 def test_bad_input_of_at_layers(net):
     model, variables, x = net
     run = functools.partial(fn, model)
-    with pytest.raises(ValueError, match="unknown method 'gradcam'; there is gradient"):
+    with pytest.raises(ValueError, match="method must be one of .*did you mean 'grad_cam'"):
         attribution.at_layers(run, x, 0, "gradcam", [None], args=(variables,))
     with pytest.raises(ValueError, match=r"near matches: .*depthwise"):
         attribution.at_layers(run, x, 0, "gradient", ["deptwise"], args=(variables,))

@@ -52,7 +52,7 @@ def test_gradient_weights_agree_with_the_attribution_room(weights, judge):
 
     slopes = jax.grad(lambda a: fn(a)[2])(maps())
     got = activation_cam(maps(), weights=weights, slopes=slopes)
-    want = getattr(mj.attribution, judge)(fn, maps(), 2, layer="maps")
+    want = getattr(mj.attribution, judge)(fn, maps(), 2, layer="maps", channel_axis=-1)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 

@@ -305,11 +305,10 @@ def test_linen_attention_with_a_mask_and_dropout_off(x64):
     assert (grad[jnp.array([2, 4])] == 0).all() and (grad[0] != 0).any()
 
 
-@pytest.mark.parametrize("method", ["split_grad", "lrp_gamma", "gradient"])
+@pytest.mark.parametrize("method", ["split_grad", "lrp", "gradient"])
 def test_many_layers_at_once(x64, method):
     fn, _, x = toy64()
-    (got,) = attribution.at_layers(fn, x, 1, method, ["input"], freeze=True)
-    given = dict(rule="gamma") if method == "lrp_gamma" else {}
-    one = getattr(attribution, method.removesuffix("_gamma"))
-    want = one(fn, x, 1, layer="input", freeze=True, **given)
+    given = dict(rule="gamma") if method == "lrp" else {}
+    (got,) = attribution.at_layers(fn, x, 1, method, ["input"], freeze=True, **given)
+    want = getattr(attribution, method)(fn, x, 1, layer="input", freeze=True, **given)
     np.testing.assert_allclose(got, want, rtol=1e-10)

@@ -31,6 +31,8 @@ LAYERED = (
     "split_cam",
     "split_lrp",
 )
+RULES = {f"lrp_{rule}": rule for rule in ("epsilon", "gamma", "zplus")}
+"""A method of the study for each rule of LRP."""
 SPLIT = ("split_grad", "split_cam")
 """Methods with an alpha."""
 CONTROLS = ("random", "centre")
@@ -126,7 +128,9 @@ def maps(
         found = [ig(net.fn, x, target, args=(v,))]
     else:
         options = {"alpha": alpha} if method in SPLIT else {}
-        found = attribution.at_layers(net.fn, x, target, method, layers, args=(v,), **options)
+        options |= {"rule": RULES[method]} if method in RULES else {}
+        name = "lrp" if method in RULES else method
+        found = attribution.at_layers(net.fn, x, target, name, layers, args=(v,), **options)
     sized = [attribution.resize(a, size) for a in found]
     return jnp.stack([a / jnp.where(jnp.abs(a).max() == 0, 1, jnp.abs(a).max()) for a in sized])
 
