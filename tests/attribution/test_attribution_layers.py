@@ -123,7 +123,7 @@ def test_many_layers_are_each_layer_alone(method, options, net, x64):
 def test_bad_input_of_at_layers(net):
     model, variables, x = net
     run = functools.partial(fn, model)
-    with pytest.raises(ValueError, match="method must be one of .*did you mean 'grad_cam'"):
+    with pytest.raises(ValueError, match=r"method must be one of .*did you mean 'grad_cam'"):
         attribution.at_layers(run, x, 0, "gradcam", [None], args=(variables,))
     with pytest.raises(ValueError, match=r"near matches: .*depthwise"):
         attribution.at_layers(run, x, 0, "gradient", ["deptwise"], args=(variables,))

@@ -199,9 +199,9 @@ def test_a_killed_run_goes_on_to_the_same_counts(small_world, tmp_path, monkeypa
 @pytest.mark.parametrize(
     "change, message",
     [
-        ("data=photo", "did you mean photos"),
-        ("weights=activations", "did you mean activation"),
-        ("target=predict", "did you mean predicted"),
+        ("data=photo", "did you mean 'photos'"),
+        ("weights=activations", "did you mean 'activation'"),
+        ("target=predict", "did you mean 'predicted'"),
         ("sources=('resnet19',)", "did you mean"),
         ("auxiliaries=('saved',)", "auxiliaries"),
         ("batch_size=0", "batch_size must be at least 1"),

@@ -51,7 +51,7 @@ def test_identities_of_the_four_maps(x64, pool, shift_at, alpha):
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.4, 0.45, 0.5])
 def test_a_shift_after_every_module_is_two_per_contraction(x64, alpha):
     """(1 - 2 alpha)^2 = 1 - 2 alpha': the poster's 0.40 is 0.48 once per contraction."""
-    fn, x = net64()
+    _, x = net64()
     module = maps("full")(x, alpha)
     once = maps("full", shift_at="contraction")(x, (1 - (1 - 2 * alpha) ** 2) / 2)
     for i, one in module.items():

@@ -15,6 +15,8 @@ from monojax.base.compat import enable_x64
 from train.tokens.data import Problem
 
 GATE = ("softmax", "normalizer", "product", "gate")
+ONCE = {"shift_at": "contraction"}
+"""No ReLU follows a product of a transformer: alpha counts once for each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +55,8 @@ METHODS = {
     "gradient x input": Method(attribution.gradient_x_input),
     "gradient x input, frozen": Method(attribution.gradient_x_input, {"freeze": GATE}),
     "LRP gamma, frozen": Method(attribution.lrp, {"freeze": GATE, "rule": "gamma"}),
-    "SplitGrad": Method(attribution.split_grad, {"freeze": GATE}, alphas=True),
-    "SplitCAM": Method(attribution.split_cam, {"freeze": GATE}, True, ("+", "both")),
+    "SplitGrad": Method(attribution.split_grad, {"freeze": GATE} | ONCE, alphas=True),
+    "SplitCAM": Method(attribution.split_cam, {"freeze": GATE} | ONCE, True, ("+", "both")),
     "SplitLRP": Method(attribution.split_lrp, {"freeze": GATE, "recentre": "scale"}, double=True),
 }
 """Attention, normalisers, products and gates are held, except for the plain gradient. LRP epsilon
