@@ -18,6 +18,7 @@ PACKAGES = {
     "importlib_resources": "data",
     "sklearn": "sklearn",
     "tokenizers": "text",
+    "safetensors": "weights",
     "libtpu": "tpu",
 }
 """Import name to the extra that brings it; any other package is one of the extra "train"."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from monojax.base.extras import require
+from monojax.data.pixels import to_rgb
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet's training part, RGB in [0, 1]; torchvision's figures
 STD = (0.229, 0.224, 0.225)
@@ -66,6 +67,7 @@ def eval_crop(image: bytes | np.ndarray, size: int) -> np.ndarray:
 
     Raises:
       BadImage: if the bytes cannot be decoded.
+      ValueError: for 32-bit pixels, see `monojax.data.pixels`.
     """
     opened = _open(image)
     width, height = opened.size
@@ -132,9 +134,10 @@ def _resized(opened: Any, box: tuple[float, float, float, float], size: int) -> 
         if shrink >= 2:
             # JPEG can be decoded at 1/2, 1/4 or 1/8: a quarter of the work and less.
             opened.draft("RGB", (math.ceil(width / shrink), math.ceil(height / shrink)))
-        pixels = opened.convert("RGB")
+        opened.load()
     except Exception as error:  # truncated or damaged data
         raise BadImage(f"{type(error).__name__}: {error}") from error
+    pixels = to_rgb(opened)
     x, y = pixels.width / width, pixels.height / height
     box = (box[0] * x, box[1] * y, box[2] * x, box[3] * y)
     return np.asarray(pixels.resize((size, size), Image.Resampling.BILINEAR, box=box))

@@ -6,18 +6,20 @@ messages; it can be sent to another process.
 
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from monojax.base.checks import one_of
 from monojax.base.extras import require
+from monojax.data.folders import list_images
 from monojax.data.locate import external_bytes
 
 SOURCES = ("tfds", "folder", "photos", "fake")
 PHOTOS = "images/imagenet_samples_224.npz"
 _PHOTOS_SHA256 = "66f0216a4484c4ef0031523b2489028cfcf74447c20174a66ef08bdcf869b80f"
-_ENDINGS = (".jpg", ".jpeg", ".png")
 _GET = (
     "To get ImageNet (ILSVRC 2012): register at image-net.org, download ILSVRC2012_img_train.tar "
     "and ILSVRC2012_img_val.tar into DIR/downloads/manual, install tensorflow beside "
@@ -66,8 +68,8 @@ def open_images(
       ValueError: on an unknown source or split, or another number of classes.
       FileNotFoundError: if there is no data; says how to get it.
     """
-    if split not in ("train", "validation"):
-        raise ValueError(f"split must be 'train' or 'validation', got {split!r}.")
+    one_of(split, ("train", "validation"), "split")
+    one_of(source, SOURCES, "source of images")
     if source == "fake":
         return FakeImages(fake, num_classes=num_classes)
     images: TfdsImages | FolderImages | PhotoImages
@@ -76,11 +78,9 @@ def open_images(
     elif source == "folder":
         if not data_dir:
             raise FileNotFoundError(f"source 'folder' needs a data folder. {_GET}")
-        images = FolderImages(_part(Path(data_dir).expanduser(), split))
-    elif source == "photos":
-        images = PhotoImages(data_dir or None)
+        images = _folder(Path(data_dir).expanduser(), split)
     else:
-        raise ValueError(f"unknown source of images {source!r}; there is: {', '.join(SOURCES)}.")
+        images = PhotoImages(data_dir or None)
     if images.num_classes != num_classes:
         raise ValueError(
             f"the {source} images have {images.num_classes} classes and the model has "
@@ -151,35 +151,34 @@ class TfdsImages:
 
 
 class FolderImages:
-    """A folder with one folder of JPEG or PNG files per class; labels follow the sorted names.
+    """A folder with one folder of JPEG or PNG files per class.
 
     Args:
-      root: the folder of class folders.
+      root: the folder of class folders; empty and hidden ones count for nothing.
+      classes: names in the order of their numbers, such as the training part's; None numbers
+        this folder's own in the order of their names.
 
     Raises:
       FileNotFoundError: if there is no such folder, or no image in it.
+      ValueError: if a folder is none of ``classes``.
     """
 
-    def __init__(self, root: str | os.PathLike):
+    def __init__(self, root: str | os.PathLike, classes: Sequence[str] | None = None):
         """See the class."""
         self.root = Path(root)
         if not self.root.is_dir():
             raise FileNotFoundError(f"there is no folder {self.root}. {_GET}")
-        folders = sorted(item.name for item in os.scandir(self.root) if item.is_dir())
-        files = [
-            (f"{folder}/{item.name}", label)
-            for label, folder in enumerate(folders)
-            for item in sorted(os.scandir(self.root / folder), key=lambda item: item.name)
-            if item.name.lower().endswith(_ENDINGS)
-        ]
-        if not files:
+        try:
+            listing = list_images(self.root, classes)
+        except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"{self.root} has no class folders with images ({', '.join(_ENDINGS)}); a "
-                f"validation part in one flat folder must be sorted by class first. {_GET}"
-            )
-        self.classes, self.num_classes = folders, len(folders)
-        self._files = np.array([name.encode() for name, _ in files])
-        self._labels = np.array([label for _, label in files], np.int32)
+                f"{error} A validation part in one flat folder must be sorted by class first. "
+                f"{_GET}"
+            ) from None
+        self.classes, self.num_classes = listing.classes, len(listing.classes)
+        # Bytes of one width: a list of a million names would be copied to every process.
+        self._files = np.array([name.encode() for name in listing.files])
+        self._labels = listing.labels
 
     def __len__(self) -> int:
         """Number of images."""
@@ -257,6 +256,13 @@ class FakeImages:
     def name(self, index: int) -> str:
         """Row."""
         return f"fake row {index}"
+
+
+def _folder(root: Path, split: str) -> FolderImages:
+    """A part of DIR/train and DIR/val; both number the classes as the training part does."""
+    if split == "train" or not (root / "train").is_dir():
+        return FolderImages(_part(root, split))
+    return FolderImages(_part(root, split), FolderImages(root / "train").classes)
 
 
 def _part(root: Path, split: str) -> Path:

@@ -17,6 +17,7 @@ import numpy as np
 
 from monojax.base.extras import require
 from monojax.data.crops import BadImage, eval_crop, train_crop
+from monojax.data.folders import int32_labels
 from monojax.data.image_sources import Images
 
 Batch = dict[str, np.ndarray]
@@ -241,7 +242,7 @@ class _TrainRows:
                 bad = index if bad < 0 else bad
                 index = (index + 1) % len(self._images)
                 continue
-            return {"image": pixels, "label": np.int32(label), "bad": np.int64(bad)}
+            return {"image": pixels, "label": int32_labels(label)[()], "bad": np.int64(bad)}
         raise ValueError(
             f"{_TRIES} images in a row cannot be read, from {self._images.name(bad)} on."
         )
@@ -281,7 +282,7 @@ class _EvalRows:
 def _eval_row(pixels, label, mask, bad) -> dict[str, Any]:
     return {
         "image": pixels,
-        "label": np.int32(label),
+        "label": int32_labels(label)[()],
         "mask": np.float32(mask),
         "bad": np.int64(bad),
     }

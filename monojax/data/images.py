@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from monojax.base.extras import require
+from monojax.data.folders import int32_labels, list_images
 from monojax.data.locate import external_bytes
+from monojax.data.pixels import to_eight_bits
 
 PathLike = str | os.PathLike[str]
 
@@ -134,13 +136,14 @@ def decode(content: bytes) -> np.ndarray:
       content: a JPEG or PNG file.
 
     Returns:
-      uint8 `[h, w]` if it is grey, `[h, w, 3]` otherwise.
+      uint8 `[h, w]` if it is grey (16 bits are scaled to 8), `[h, w, 3]` otherwise.
 
     Raises:
       ImportError: if Pillow is not installed.
       OSError: if it is no image, or damaged.
+      ValueError: for 32-bit pixels, whose range is not known.
     """
-    image = require("PIL.Image", "data").open(io.BytesIO(content))
+    image = to_eight_bits(require("PIL.Image", "data").open(io.BytesIO(content)))
     return np.asarray(image if image.mode == "L" else image.convert("RGB"))
 
 
@@ -223,7 +226,10 @@ def from_tfds(name: str, data_dir: PathLike | None = None) -> ImageSplits:
             rows = list(tfds.data_source(name, **options))
             images = np.stack([row["image"] for row in rows])
             labels = np.asarray([row["label"] for row in rows])
-        parts += [images[..., 0] if images.shape[-1] == 1 else images, labels.astype(np.int32)]
+        parts += [
+            images[..., 0] if images.shape[-1] == 1 else images,
+            int32_labels(labels, f"labels of {name}"),
+        ]
     return ImageSplits(*parts)
 
 
@@ -247,23 +253,16 @@ def from_directory(data_dir: PathLike | None) -> ImageSplits:
             f"{root} has no folder train; lay images out as DIR/train/CLASS/NAME.png and "
             "DIR/test/CLASS/NAME.png and pass data_dir=DIR."
         )
-    classes = sorted(path.name for path in (root / "train").iterdir() if path.is_dir())
-    parts: list[np.ndarray] = []
+    classes, parts = None, []
     for split in ("train", "test"):
-        images, labels, sizes = [], [], set()
-        for path in sorted((root / split).glob("*/*")):
-            if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-                continue
-            if path.parent.name not in classes:
-                raise ValueError(f"{path.parent} is a class that {root / 'train'} has not.")
-            images.append(decode(path.read_bytes()))
-            labels.append(classes.index(path.parent.name))
-            sizes.add(images[-1].shape)
-        if not images:
-            raise FileNotFoundError(f"{root / split} holds no .png or .jpg in class folders.")
+        if not (root / split).is_dir():
+            raise FileNotFoundError(f"{root} has no folder {split}.")
+        classes, files, labels = list_images(root / split, classes)
+        images = [decode((root / split / name).read_bytes()) for name in files]
+        sizes = {image.shape for image in images}
         if len(sizes) > 1:
             raise ValueError(
                 f"images in {root / split} differ in size ({sorted(sizes)[:4]}); make them equal."
             )
-        parts += [np.stack(images), np.asarray(labels, np.int32)]
+        parts += [np.stack(images), labels]
     return ImageSplits(*parts)

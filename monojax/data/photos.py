@@ -13,6 +13,7 @@ import numpy as np
 
 from monojax.base.extras import require
 from monojax.data.locate import external_bytes
+from monojax.data.pixels import to_rgb
 
 PathLike = str | os.PathLike[str]
 
@@ -192,7 +193,7 @@ def _pictures(content: np.ndarray, offsets: np.ndarray) -> list:
     """Decoded images of a flat array of JPEG bytes."""
     image_module = require("PIL.Image", "data")
     parts = [content[a:b].tobytes() for a, b in itertools.pairwise(offsets)]
-    return [image_module.open(io.BytesIO(part)).convert("RGB") for part in parts]
+    return [to_rgb(image_module.open(io.BytesIO(part))) for part in parts]
 
 
 def imagenet_s(directory: PathLike, part: str = "validation", size: int = 224) -> MaskedPhotos:
@@ -226,7 +227,7 @@ def imagenet_s(directory: PathLike, part: str = "validation", size: int = 224) -
             "folder."
         )
     wnids = listing.read_text().split()
-    index = _imagenet_indices()
+    index = {wnid: i for i, wnid in enumerate(imagenet_wnids())}
     kept = []
     for wnid in wnids:
         for path in sorted((root / part / wnid).glob("*.JPEG")):
@@ -235,7 +236,7 @@ def imagenet_s(directory: PathLike, part: str = "validation", size: int = 224) -
                 raise FileNotFoundError(f"{mask_path} is missing.")
             code = np.asarray(image_module.open(mask_path).convert("RGB"), np.int64)
             own = code[..., 0] + 256 * code[..., 1] == wnids.index(wnid) + 1
-            picture = _centre(image_module.open(path).convert("RGB"), size, "BICUBIC")
+            picture = _centre(to_rgb(image_module.open(path)), size, "BICUBIC")
             mask = _centre(image_module.fromarray(own.astype(np.uint8)), size, "NEAREST")
             if np.asarray(mask).any():
                 kept.append((np.asarray(picture), np.asarray(mask, bool), wnid, path.stem))
@@ -257,7 +258,11 @@ def _centre(picture: Any, size: int, method: str) -> Any:
     return picture.crop((left, top, left + size, top + size))
 
 
-def _imagenet_indices() -> dict[str, int]:
-    """WNID to class index: the 1000 WNIDs in sorted order, as ImageNet-1k numbers them."""
+def imagenet_wnids() -> list[str]:
+    """The 1000 WNIDs of ImageNet-1k, in the order of their class indices.
+
+    Returns:
+      Names such as "n01440764".
+    """
     entry = resources.files("monojax.data") / "files" / "imagenet_wnids.txt"
-    return {wnid: i for i, wnid in enumerate(entry.read_text().split())}
+    return entry.read_text().split()

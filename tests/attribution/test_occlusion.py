@@ -205,7 +205,7 @@ def test_a_killed_run_goes_on_to_the_same_counts(small_world, tmp_path, monkeypa
         ("sources=('resnet19',)", "did you mean"),
         ("auxiliaries=('saved',)", "auxiliaries"),
         ("batch_size=0", "batch_size must be at least 1"),
-        ("data=folder", "no class folders"),
+        ("data=folder", "a folder per WNID"),
     ],
 )
 def test_mistakes_in_a_config_are_named(change, message, tmp_path, capsys):
@@ -222,7 +222,7 @@ def test_folders_of_photos_are_cropped_and_in_a_fixed_order(tmp_path):
     image = pytest.importorskip("PIL.Image", reason="the extra data has Pillow")
     from train.occlusion.data import batches, number_of_images
 
-    for k, name in enumerate(("n2", "n1")):
+    for k, name in enumerate(("n01443537", "n01440764")):
         (tmp_path / name).mkdir()
         for i in range(3):
             picture = np.full((40 + i, 60, 3), 50 * k + i, np.uint8)
@@ -235,6 +235,6 @@ def test_folders_of_photos_are_cropped_and_in_a_fixed_order(tmp_path):
     assert [len(labels) for _, labels in found] == [2, 2, 1]
     for pixels, labels in found:
         assert pixels.shape[1:] == (28, 28, 3)
-        np.testing.assert_array_equal(pixels[:, 14, 14, 0] < 25, labels == 1)  # n1 before n2
+        np.testing.assert_array_equal(pixels[:, 14, 14, 0] < 25, labels == 1)  # as ImageNet numbers them
     again = list(batches(config, 2))
     np.testing.assert_array_equal(again[0][0], found[1][0])

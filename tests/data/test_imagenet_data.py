@@ -322,9 +322,9 @@ def test_photos(data_dir, monkeypatch):
 
 
 def test_mistaken_arguments():
-    with pytest.raises(ValueError, match="unknown source of images 'photo'; there is: tfds"):
+    with pytest.raises(ValueError, match=r"source of images must be one of 'tfds', .* got 'photo'"):
         open_images("photo", "train")
-    with pytest.raises(ValueError, match="split must be 'train' or 'validation', got 'test'"):
+    with pytest.raises(ValueError, match="split must be one of 'train', 'validation', got 'test'"):
         open_images("fake", "test")
     with pytest.raises(ValueError, match="at least one image"):
         open_images("fake", "train", fake=0)

@@ -59,7 +59,7 @@ def test_damaged_and_unknown_files(tmp_path):
     safetensors(tmp_path / "w.safetensors", ARRAYS)
     content = (tmp_path / "w.safetensors").read_bytes()
     (tmp_path / "short.safetensors").write_bytes(content[:-4])
-    with pytest.raises(ValueError, match="damaged at tensor 'b'"):
+    with pytest.raises(ValueError, match="cannot be read as weights: SafetensorError"):
         read_tensors(tmp_path / "short.safetensors")
     with pytest.raises(FileNotFoundError, match="no weights file"):
         read_tensors(tmp_path / "none.npz")
@@ -71,7 +71,7 @@ def test_damaged_and_unknown_files(tmp_path):
     with pytest.raises(ValueError, match="cannot be read as weights"):
         read_tensors(tmp_path / "odd.safetensors")
     (tmp_path / "w.pth").write_bytes(b"legacy")
-    with pytest.raises(ValueError, match=r"before version 1\.6"):
+    with pytest.raises(ValueError, match=r"w\.pth cannot be read .*before version 1\.6"):
         read_tensors(tmp_path / "w.pth")
 
 
@@ -191,6 +191,7 @@ def photos(data_dir):
 
 
 @pytest.mark.parametrize("name", NETS)
+@pytest.mark.slow
 def test_reference_logits(name, photos):
     folder, images, _ = photos
     short, file, prepare = NETS[name]

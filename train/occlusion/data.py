@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from monojax.base.extras import require
-from monojax.data.photos import imagenet_photos
+from monojax.data.folders import list_images
+from monojax.data.photos import imagenet_photos, imagenet_wnids
+from monojax.data.pixels import to_rgb
 
 DATA = ("photos", "folder")
 
@@ -58,22 +60,23 @@ def batches(config: Any, first: int = 0) -> Iterator[tuple[np.ndarray, np.ndarra
 
 
 def _files(folder: str) -> tuple[list[Path], np.ndarray]:
-    """Files of DIR/CLASS/NAME.JPEG and their labels, classes in alphabetical order (wnids)."""
-    root = Path(folder)
-    classes = sorted(path for path in root.glob("*") if path.is_dir()) if folder else []
-    if not classes:
-        raise FileNotFoundError(
-            f"no class folders in {folder or '(nothing)'}: lay ImageNet's validation images out "
-            "as DIR/n01440764/NAME.JPEG, ..., 1000 folders, and pass --config.folder=DIR."
-        )
-    found = [sorted(p for p in path.iterdir() if p.is_file()) for path in classes]
-    labels = np.repeat(np.arange(len(classes)), [len(files) for files in found])
-    return [path for files in found for path in files], labels
+    """Files of DIR/WNID/NAME.JPEG and their labels, numbered as ImageNet-1k does."""
+    get = (
+        "lay ImageNet's validation images out as DIR/n01440764/NAME.JPEG, ..., a folder per WNID, "
+        "and pass --config.folder=DIR."
+    )
+    if not folder or not Path(folder).is_dir():
+        raise FileNotFoundError(f"no folder {folder or '(nothing)'}: {get}")
+    try:
+        listing = list_images(folder, imagenet_wnids())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error} To get started, {get}") from None
+    return [Path(folder) / name for name in listing.files], listing.labels
 
 
 def _photo(path: Path, size: int) -> np.ndarray:
     """Shorter side to size * 256 / 224, centre crop."""
-    picture = require("PIL.Image", "data").open(io.BytesIO(path.read_bytes())).convert("RGB")
+    picture = to_rgb(require("PIL.Image", "data").open(io.BytesIO(path.read_bytes())))
     scale = size * 256 / 224 / min(picture.size)
     width, height = (max(size, round(side * scale)) for side in picture.size)
     picture = picture.resize((width, height), 2)  # bilinear
