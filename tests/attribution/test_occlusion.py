@@ -235,6 +235,6 @@ def test_folders_of_photos_are_cropped_and_in_a_fixed_order(tmp_path):
     assert [len(labels) for _, labels in found] == [2, 2, 1]
     for pixels, labels in found:
         assert pixels.shape[1:] == (28, 28, 3)
-        np.testing.assert_array_equal(pixels[:, 14, 14, 0] < 25, labels == 1)  # as ImageNet numbers them
+        np.testing.assert_array_equal(pixels[:, 14, 14, 0] < 25, labels == 1)  # by WNID
     again = list(batches(config, 2))
     np.testing.assert_array_equal(again[0][0], found[1][0])
