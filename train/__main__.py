@@ -92,8 +92,8 @@ def run(
       0.
     """
     from monojax.training import open_workdir
+    from monojax.training.progress import progress_bar
     from monojax.training.workdir import WorkdirError, as_directory, is_local
-    from monojax.training.writers import progress_bar
     from train.experiment import find, load
     from train.renamed import translated
 

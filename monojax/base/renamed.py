@@ -24,7 +24,8 @@ def renamed(**names: str) -> Callable[[T], T]:
         def checked(*args: Any, **options: Any) -> Any:
             for old in names.keys() & options.keys():
                 new = names[old]
-                text = new if " " in new else f"the option {old!r} is named {new!r} now."
+                text = f"the option {old!r} " + ("is gone: " if " " in new else "is named ")
+                text += new if " " in new else f"{new!r} now."
                 raise TypeError(f"{target.__name__}: {text}")
             return call(*args, **options)
 

@@ -7,6 +7,7 @@ from monojax.training.clock import Clock
 from monojax.training.hosts import AllHosts, HostOptions, OneHost, agree, start_hosts
 from monojax.training.interrupts import Interrupts
 from monojax.training.loop import Run, fit
+from monojax.training.schedule import Keep, Schedule
 from monojax.training.seeds import over_seeds
 from monojax.training.steps import (
     TrainState,
@@ -32,9 +33,11 @@ __all__ = [
     "Clock",
     "HostOptions",
     "Interrupts",
+    "Keep",
     "MetricsWriter",
     "OneHost",
     "Run",
+    "Schedule",
     "Table",
     "TrainState",
     "WorkdirError",

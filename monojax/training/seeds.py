@@ -5,13 +5,16 @@ from typing import Any
 
 import jax
 
+from monojax.base.renamed import renamed
 
-def over_seeds(fn: Callable[..., Any], *, chunk: int | None = None) -> Callable[..., Any]:
+
+@renamed(chunk="batch_size")
+def over_seeds(fn: Callable[..., Any], *, batch_size: int | None = None) -> Callable[..., Any]:
     """Maps ``fn(state, *shared)`` over a leading axis of seeds, compiled once for all of them.
 
     Args:
       fn: function of one seed's state and of arguments that all seeds share.
-      chunk: seeds computed side by side with `vmap`; the chunks follow one another in
+      batch_size: seeds computed side by side with `vmap`; the batches follow one another in
         `lax.map`. None means all at once, 1 one after the other. What is faster depends on
         the sizes: tests/bench/seeds.py prints it.
 
@@ -19,17 +22,17 @@ def over_seeds(fn: Callable[..., Any], *, chunk: int | None = None) -> Callable[
       ``mapped(states, *shared)`` with every leaf of ``states`` and of the result `[seeds, ...]`.
 
     Raises:
-      ValueError: if ``chunk`` < 1.
+      ValueError: if ``batch_size`` < 1.
     """
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk must be at least 1 seed, got {chunk}.")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1 seed, got {batch_size}.")
 
     def mapped(states, *shared):
         def one(state):
             return fn(state, *shared)
 
-        if chunk is None:
+        if batch_size is None:
             return jax.vmap(one)(states)
-        return jax.lax.map(one, states, batch_size=None if chunk == 1 else chunk)
+        return jax.lax.map(one, states, batch_size=None if batch_size == 1 else batch_size)
 
     return mapped

@@ -1,8 +1,7 @@
-"""Metrics as JSON lines and TensorBoard, and a progress bar."""
+"""Metrics as JSON lines and TensorBoard."""
 
 import json
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +55,10 @@ class MetricsWriter:
             for name, value in values.items():
                 self._board.add_scalar(name, float(value.mean()), step)
 
+    def flush(self) -> None:
+        """Returns when all lines written so far are where a resumed run finds them."""
+        self._file.flush()
+
     def close(self) -> None:
         """Flushes and closes the files."""
         self._file.close()
@@ -79,19 +82,3 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     except ValueError as error:
         path = Path(workdir) / METRICS
         raise ValueError(f"{path} is damaged ({error}); move it away to go on.") from error
-
-
-def progress_bar(total: int, description: str, unit: str = "step") -> Any:
-    """A tqdm bar on standard error; on a pipe it prints a line every ten seconds at most.
-
-    Args:
-      total: units of work in all.
-      description: what is being done.
-      unit: name of one unit.
-
-    Returns:
-      The bar; call `update(n)` and `close()`.
-    """
-    tqdm = require("tqdm", "train").tqdm
-    interval = 0.1 if sys.stderr.isatty() else 10.0
-    return tqdm(total=total, desc=description, unit=unit, mininterval=interval, dynamic_ncols=True)

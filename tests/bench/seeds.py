@@ -39,7 +39,7 @@ def programs(kind, config, options, problem, model):
     calls, compile_times = {}, {}
     for name, states, chunk in [("1 seed", one, 1), *((n, many, c) for n, c in CHUNKS.items())]:
         start = time.perf_counter()
-        program = jax.jit(over_seeds(epoch, chunk=chunk)).lower(states, data).compile()
+        program = jax.jit(over_seeds(epoch, batch_size=chunk)).lower(states, data).compile()
         compile_times[name] = time.perf_counter() - start
         calls[name] = functools.partial(
             lambda p, s: jax.block_until_ready(p(s, data)), program, states

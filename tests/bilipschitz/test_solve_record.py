@@ -120,12 +120,10 @@ def test_training_log_shows_the_count(tmp_path, max_steps):
     training.fit(
         jax.tree.map(jnp.copy, state),
         training.jit_step(loss_fn(net), optimizer),
-        num_steps=3,
-        workdir=tmp_path,
-        config={"max_steps": max_steps},
+        training.Schedule(3),
+        keep=training.Keep(tmp_path, {"max_steps": max_steps}, tensorboard=False),
         batches=training.ArrayBatches({"x": np.asarray(X)}, 16, seed=0),
         bar=False,
-        tensorboard=False,
     )
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 3 and lines[0]["unconverged"] == want

@@ -55,14 +55,10 @@ def child(workdir: Path) -> None:
     run = training.fit(
         training.create_state(jax.random.key(1), params, optimizer),
         slow,
-        num_steps=STEPS,
-        workdir=workdir,
-        config={"what": "kill and resume"},
+        training.Schedule(STEPS, eval_every=6, checkpoint_every=3),
+        keep=training.Keep(workdir, {"what": "kill and resume"}, ("size", "max")),
         batches=training.ArrayBatches({"x": x, "y": y}, 16, seed=2),
         evaluate=lambda s: {"size": jnp.square(s.params["a"]).sum()},
-        best=("size", "max"),
-        eval_every=6,
-        checkpoint_every=3,
         bar=False,
     )
     print(f"resumed from {run.resumed_from}", flush=True)

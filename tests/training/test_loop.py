@@ -1,5 +1,6 @@
 """The loop: resuming, guarding, stopping, refusing."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import optax
 import pytest
 
 from monojax import training
+from monojax.training.progress import progress, progress_bar
 
 X = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
 Y = X @ np.float32([1, -2, 3])
@@ -39,23 +41,20 @@ def evaluate(state):
     return {"valid": jnp.mean(jnp.square(X @ state.params["w"] - Y))}
 
 
-def go(workdir, num_steps=20, step=STEP, config=None, **options):
-    defaults = dict(
-        batches=batches(),
-        evaluate=evaluate,
-        best=("valid", "min"),
-        eval_every=5,
-        checkpoint_every=5,
-        bar=False,
-        tensorboard=False,
-    )
+CONFIG = {"lr": 0.01, "model": {"width": 3}}
+SCHEDULE = {field.name for field in dataclasses.fields(training.Schedule)}
+
+
+def go(workdir, num_steps=20, step=STEP, config=CONFIG, best=("valid", "min"), **more):
+    """A run; ``more`` are fields of the schedule and options of `fit`."""
+    schedule = {"eval_every": 5, "checkpoint_every": 5}
+    schedule |= {name: more.pop(name) for name in SCHEDULE & more.keys()}
     return training.fit(
         fresh(),
         step,
-        num_steps=num_steps,
-        workdir=workdir,
-        config={"lr": 0.01, "model": {"width": 3}} if config is None else config,
-        **{**defaults, **options},
+        training.Schedule(num_steps, **schedule),
+        keep=training.Keep(workdir, config, best, tensorboard=more.pop("tensorboard", False)),
+        **{"batches": batches(), "evaluate": evaluate, "bar": False} | more,
     )
 
 
@@ -169,7 +168,7 @@ def test_a_non_finite_loss_inside_a_call_of_many_steps():
         return {"n": state["n"] + 1}, {"loss": loss}
 
     with pytest.raises(FloatingPointError, match="step 7;"):
-        training.fit({"n": 0}, advance, num_steps=12, steps_per_call=4, log_every=4, bar=False)
+        training.fit({"n": 0}, advance, training.Schedule(12, 4, 4), bar=False)
 
 
 def test_another_config_is_refused_and_nothing_changes(unbroken):
@@ -271,7 +270,7 @@ def test_schedules_that_do_not_fit_are_refused():
         (dict(num_steps=8, steps_per_call=4, log_every=4, eval_every=2), "eval_every = 2"),
     ]:
         with pytest.raises(ValueError, match=match):
-            training.fit({}, STEP, bar=False, **options)
+            training.Schedule(**options)
 
 
 def test_best_names_a_metric_that_exists(tmp_path):
@@ -409,7 +408,7 @@ def test_a_gradient_that_is_not_finite_is_named():
         return state, {"loss": jnp.float32(1), "grad_norm": jnp.float32(jnp.inf)}
 
     with pytest.raises(FloatingPointError, match="the gradient is not finite at step 1;"):
-        training.fit(fresh(), step, num_steps=3, bar=False)
+        training.fit(fresh(), step, training.Schedule(3), bar=False)
 
 
 def test_a_nan_evaluation_is_never_the_best(tmp_path):
@@ -447,7 +446,7 @@ def test_fewer_steps_than_taken_and_no_config_are_refused(unbroken, tmp_path):
     with pytest.raises(training.WorkdirError, match="at step 20, past num_steps = 5"):
         go(unbroken[1], num_steps=5)
     with pytest.raises(ValueError, match="needs a config"):
-        training.fit(fresh(), STEP, num_steps=1, workdir=tmp_path / "run", bar=False)
+        training.Keep(tmp_path / "run")
 
 
 def test_positions_may_be_bytes(tmp_path):
@@ -471,3 +470,81 @@ def test_a_damaged_line_of_metrics_is_named(tmp_path):
     file.write_text("{oops\n" + file.read_text())
     with pytest.raises(ValueError, match=r"metrics.jsonl is damaged"):
         go(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "option, where",
+    [
+        (dict(num_steps=3), r"Schedule\(num_steps"),
+        (dict(eval_every=3), r"Schedule\(num_steps"),
+        (dict(patience=3), r"Schedule\(num_steps"),
+        (dict(workdir="run"), r"Keep\(workdir, config"),
+        (dict(best=("valid", "min")), r"Keep\(workdir, config"),
+        (dict(tensorboard=False), r"Keep\(workdir, config"),
+    ],
+)
+def test_old_options_raise_with_the_new_place(option, where):
+    with pytest.raises(TypeError, match=f"{next(iter(option))}.*{where}"):
+        training.fit(fresh(), STEP, training.Schedule(1), bar=False, **option)
+
+
+def test_what_is_no_schedule_or_no_keep_is_named(tmp_path):
+    with pytest.raises(TypeError, match=r"takes a training.Schedule there, got 20: fit\(state"):
+        training.fit(fresh(), STEP, 20, bar=False)
+    with pytest.raises(TypeError, match=r"takes a training.Keep there, got 2"):
+        training.fit(fresh(), STEP, training.Schedule(1), keep=2, bar=False)
+    with pytest.raises(ValueError, match=r"best\[1\] must be one of 'min', 'max', got 'maxx'"):
+        training.Keep(best=("valid", "maxx"))
+    with pytest.raises(ValueError, match="eval_every = -5"):
+        training.Schedule(20, eval_every=-5)
+    with pytest.raises(TypeError, match="'chunk' is named 'batch_size' now"):
+        training.over_seeds(abs, chunk=2)
+
+
+class Bar:
+    """What tqdm's bar has, with the numbers that it counts its rate from."""
+
+    def __init__(self, start):
+        self.n, self.initial, self.start_t = 0, 0, start
+        self.last_print_n, self.last_print_t = 0, start
+
+    def update(self, steps):
+        self.n += steps
+
+    def refresh(self):
+        pass
+
+    set_postfix_str = str
+
+
+@pytest.mark.parametrize("done, compilation", [(0, 600.0), (100, 20.0), (990, 3.0)])
+def test_the_bars_estimate_leaves_compilation_out(monkeypatch, done, compilation):
+    """1000 steps of 1 s each: after two of them the estimate is what they take, no more."""
+    now = [0.0]
+    monkeypatch.setattr("monojax.training.progress.time.time", lambda: now[0])
+    bar = Bar(now[0])
+    with progress(bar, training.Schedule(1000), done, "run") as show:
+        now[0] += compilation + 1.0
+        show(1)
+        for _ in range(2):
+            now[0] += 1.0
+            show(1)
+    rate = (bar.n - bar.initial) / (now[0] - bar.start_t)
+    assert bar.n == done + 3 and rate == pytest.approx(1.0)
+
+
+def test_a_run_of_one_call_is_shown_as_done():
+    bar = Bar(0.0)
+    with progress(bar, training.Schedule(20, steps_per_call=20, log_every=20), 0, "run") as show:
+        show(20)
+    assert (bar.n, bar.initial) == (20, 0)
+
+
+def test_tqdms_own_bar_has_those_numbers(capsys):
+    bar = progress_bar(100, "run")
+    with progress(bar, training.Schedule(100), 10, "run") as show:
+        show(1)
+        show(2)
+    figures = bar.format_dict
+    bar.close()
+    assert (figures["n"], figures["initial"]) == (13, 11)

@@ -117,14 +117,14 @@ def test_batches_that_do_not_divide_are_refused():
         training.shard_batch({"x": np.zeros((30, 2))}, 8)
 
 
-@pytest.mark.parametrize("chunk", [None, 1, 2])
-def test_seeds_in_one_program_equal_single_runs(chunk):
+@pytest.mark.parametrize("batch_size", [None, 1, 2])
+def test_seeds_in_one_program_equal_single_runs(batch_size):
     def run(state, data):
         return jax.tree.map(lambda w: jnp.tanh(w @ data), state)
 
     states = jax.random.normal(jax.random.key(0), (5, 3, 3))
     data = jax.random.normal(jax.random.key(1), (3,))
-    got = jax.jit(training.over_seeds(run, chunk=chunk))(states, data)
+    got = jax.jit(training.over_seeds(run, batch_size=batch_size))(states, data)
     want = jnp.stack([run(state, data) for state in states])
     np.testing.assert_allclose(got, want, rtol=1e-6)  # another order of three products
 
@@ -136,9 +136,9 @@ def test_seeds_compile_once():
         traces.append(1)
         return state * 2
 
-    program = jax.jit(training.over_seeds(run, chunk=1))
+    program = jax.jit(training.over_seeds(run, batch_size=1))
     program(jnp.ones((20, 3)))
     program(jnp.zeros((20, 3)))
     assert len(traces) == 1
     with pytest.raises(ValueError, match="at least 1"):
-        training.over_seeds(run, chunk=0)
+        training.over_seeds(run, batch_size=0)

@@ -18,7 +18,16 @@ import optax
 
 from monojax.base.compat import enable_x64
 from monojax.layers import DCNetwork
-from monojax.training import ArrayBatches, Table, create_state, fit, jit_step, write_atomically
+from monojax.training import (
+    ArrayBatches,
+    Keep,
+    Schedule,
+    Table,
+    create_state,
+    fit,
+    jit_step,
+    write_atomically,
+)
 from train.checks import above, at_least, choice
 from train.difference import maps as difference_maps
 from train.difference.data import CLASSES, TRAINING, Images, load
@@ -143,17 +152,18 @@ def train(
     params = jax.jit(net.init)(key_params, data.x_train[:1])
     state = create_state(key_run, params, optimizer)
     shared = {key: config[key] for key in ("data", "widths", "epochs", "batch_size", "weight_map")}
+    kept = translated("difference", {**shared, "network": options.to_dict(), "seed": seed})
     begin = time.monotonic()
     done = fit(
         state,
         jit_step(functools.partial(_loss, net), optimizer),
-        num_steps=num_steps,
+        Schedule(
+            num_steps,
+            log_every=max(num_steps // 50, 1),
+            checkpoint_every=max(num_steps // 2, 1),
+        ),
+        keep=Keep(place, kept, tensorboard=False),
         batches=ArrayBatches({"x": data.x_train, "y": data.y_train}, config.batch_size, seed=seed),
-        workdir=place,
-        config=translated("difference", {**shared, "network": options.to_dict(), "seed": seed}),
-        log_every=max(num_steps // 50, 1),
-        checkpoint_every=max(num_steps // 2, 1),
-        tensorboard=False,
         bar=bar,
         name=f"{options.title}/{seed}",
     )

@@ -18,7 +18,15 @@ import monojax as mj
 from monojax.groups.penalty import activation_classifier, check_maps, class_report, detection_scores
 from monojax.metrics import auroc, detection_rate_at_equal_error
 from monojax.models import MNISTNet, WideResNet
-from monojax.training import ArrayBatches, create_state, fit, jit_step, write_atomically
+from monojax.training import (
+    ArrayBatches,
+    Keep,
+    Schedule,
+    create_state,
+    fit,
+    jit_step,
+    write_atomically,
+)
 from train.checks import above, at_least, choice
 from train.groups.data import DATA, Problem, load_problem
 from train.groups.report import report
@@ -200,15 +208,15 @@ def train(
     return fit(
         state,
         step,
-        num_steps=num_steps(config),
+        Schedule(
+            num_steps(config),
+            log_every=max(1, epoch // 4),
+            eval_every=epoch,
+            checkpoint_every=config.checkpoint_every or epoch,
+        ),
+        keep=Keep(directory, {"seed": seed, "share": share, **shared, **parts}, tensorboard=False),
         batches=batches,
         evaluate=evaluate if len(problem.y_valid) else None,
-        eval_every=epoch,
-        log_every=max(1, epoch // 4),
-        checkpoint_every=config.checkpoint_every or epoch,
-        workdir=directory,
-        config={"seed": seed, "share": share, **shared, **parts},
-        tensorboard=False,
         bar=bar,
         name=f"{'plain' if not penalty.gamma else penalty.form}, seed {seed}",
     ).state

@@ -15,7 +15,17 @@ import numpy as np
 from monojax.data.image_sources import SOURCES, Images, open_images
 from monojax.data.imagenet import Share, TrainBatches, eval_batches
 from monojax.groups.penalty import check_maps
-from monojax.training import AllHosts, Clock, Table, agree, fit, shard_batch, write_atomically
+from monojax.training import (
+    AllHosts,
+    Clock,
+    Keep,
+    Schedule,
+    Table,
+    agree,
+    fit,
+    shard_batch,
+    write_atomically,
+)
 from train.checks import at_least, choice
 from train.imagenet.model import (
     DTYPES,
@@ -121,14 +131,15 @@ def run(config: Any, workdir: Path, bar: Any) -> dict[str, Any]:
         fit(
             initial_state(config, len(train)),
             train_program(config, len(train)),
-            num_steps=steps,
-            workdir=workdir,
-            config=config,
+            Schedule(
+                steps,
+                log_every=config.log_every,
+                eval_every=max(1, config.eval_every_epochs * len(train) // config.batch_size),
+                checkpoint_every=config.checkpoint_every,
+            ),
+            keep=Keep(workdir, config),
             batches=batches,
             evaluate=lambda state: kept.update(evaluate(state)) or kept,
-            log_every=config.log_every,
-            eval_every=max(1, config.eval_every_epochs * len(train) // config.batch_size),
-            checkpoint_every=config.checkpoint_every,
             bar=bar if hosts.main else False,
             name="imagenet",
             hosts=hosts,

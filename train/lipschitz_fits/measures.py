@@ -98,7 +98,7 @@ def _compiled(model: Any, num: int):
 
 def _over_runs(one: Any, model: Any):
     """``one(params, lower, upper, ends)`` over runs, compiled."""
-    mapped = over_seeds(lambda run, ends: one(*run, ends), chunk=model.chunk)
+    mapped = over_seeds(lambda run, ends: one(*run, ends), batch_size=model.chunk)
     return jax.jit(lambda params, lower, upper, ends: mapped((params, lower, upper), ends))
 
 

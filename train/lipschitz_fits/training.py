@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from flax import struct
 
-from monojax.training import fit, over_seeds
+from monojax.training import Schedule, fit, over_seeds
 
 TARGETS: dict[str, Callable[[Any], Any]] = {
     "jump": lambda x: x + (x > 0),
@@ -151,7 +151,7 @@ def program(model: Any, batch: int, chunk: int | None) -> Callable:
         (params, opt_state), losses = jax.lax.scan(step, carry, (order, jnp.arange(steps)))
         return run.replace(params=params, opt_state=opt_state, epoch=run.epoch + 1), losses
 
-    return jax.jit(over_seeds(epoch, chunk=chunk))
+    return jax.jit(over_seeds(epoch, batch_size=chunk))
 
 
 def train(
@@ -192,9 +192,7 @@ def train(
     done = fit(
         runs,
         advance,
-        num_steps=task.steps,
-        steps_per_call=steps,
-        log_every=steps,
+        Schedule(task.steps, steps_per_call=steps, log_every=steps),
         bar=bar,
         name=model.name,
     )

@@ -24,6 +24,8 @@ from monojax.layers import MonotoneHead
 from monojax.training import (
     ArrayBatches,
     Checkpoints,
+    Keep,
+    Schedule,
     TrainState,
     create_state,
     fit,
@@ -260,25 +262,19 @@ def train(
     if not jax.tree.leaves(params):  # frozen features without a head
         found = jax.device_get(dict(evaluate(params, state, 0)))
         return Trained(params, state, 0, 0, 0.0, [found])
-    options = {
-        "config": translated(
-            "monocon", {"recipe": dict(recipe), "seed": seed, "head": repr(model.head)}
-        ),
-        "log_every": steps,
-        "bar": bar and Epochs(bar, steps),
-        "tensorboard": False,
-    }
+    config = translated("monocon", {"recipe": dict(recipe), "seed": seed, "head": repr(model.head)})
+    epochs = bar and Epochs(bar, steps)
     if model.head is not None and recipe.warmup_epochs:
         first = create_state(key_warm, params, warm_up, state)
         run = _fit(
             first,
             _advance(model.loss_fn(recipe.temperature, frozen=True), warm_up, parallel),
             parallel,
-            num_steps=steps * recipe.warmup_epochs,
-            workdir=directory / "warmup",
+            schedule=Schedule(steps * recipe.warmup_epochs, log_every=steps),
+            keep=Keep(directory / "warmup", config, tensorboard=False),
             batches=source(1_000_003),
+            bar=epochs,
             name=f"{directory.name} warm-up",
-            **options,
         )
         params, state = run.params, run.model_state
     before = jax.device_get(dict(evaluate(params, state, 0)))
@@ -293,16 +289,18 @@ def train(
         start,
         _advance(model.loss_fn(recipe.temperature, frozen=False), main, parallel),
         parallel,
-        num_steps=steps * recipe.epochs,
-        workdir=directory / "main",
+        schedule=Schedule(
+            steps * recipe.epochs,
+            log_every=steps,
+            eval_every=steps * recipe.validate_every,
+            checkpoint_every=steps * recipe.validate_every,
+            patience=steps * recipe.patience,
+        ),
+        keep=Keep(directory / "main", config, ("score", "max"), tensorboard=False),
         batches=batches,
         evaluate=measure,
-        best=("score", "max"),
-        patience=steps * recipe.patience,
-        eval_every=steps * recipe.validate_every,
-        checkpoint_every=steps * recipe.validate_every,
+        bar=epochs,
         name=directory.name,
-        **options,
     )
     waiting = batches.waited / (time.perf_counter() - batches.started)
     best = _best(directory / "main", end, parallel)

@@ -18,7 +18,7 @@ from flax import struct
 import monojax as mj
 from monojax.data.tabular import TABULAR_SETS
 from monojax.models import TwoBranch
-from monojax.training import fit, over_seeds
+from monojax.training import Keep, Schedule, fit, over_seeds
 from train.checks import at_least, choice, one_of
 from train.penalties.data import Problem, load_problem
 from train.penalties.report import paper_tables, penalty_report
@@ -54,7 +54,7 @@ def run(config: Any, workdir: Path, bar: Any) -> dict[str, Any]:
     for name, options in config.problems.items():
         problem = load_problem(name, options)
         model = _model(problem, options)
-        measure = jax.jit(over_seeds(functools.partial(figures, problem, model), chunk=1))
+        measure = jax.jit(over_seeds(functools.partial(figures, problem, model), batch_size=1))
         start = initial_states(problem, model, config, options)
         params, results[name] = {}, {}
         for kind in config.kinds:
@@ -141,7 +141,7 @@ def train_seeds(
         )
     loss_fn = functools.partial(loss_and_penalty, model, problem.directions, kind, config.penalty)
     epoch = functools.partial(_epoch, model, loss_fn, optimizer, steps, options.batch_size)
-    program = jax.jit(over_seeds(epoch, chunk=config.seeds_at_once), donate_argnums=0)
+    program = jax.jit(over_seeds(epoch, batch_size=config.seeds_at_once), donate_argnums=0)
 
     def advance(state, _):
         state, metrics = program(state, data)
@@ -151,12 +151,13 @@ def train_seeds(
     return fit(
         jax.tree.map(jnp.copy, start),  # its memory is donated to the first epoch
         advance,
-        num_steps=options.epochs * steps,
-        steps_per_call=steps,
-        log_every=steps,
-        checkpoint_every=config.checkpoint_every_epochs * steps,
-        workdir=directory,
-        config={"kind": kind, "problem": options.to_dict(), **_shared(config)},
+        Schedule(
+            options.epochs * steps,
+            steps_per_call=steps,
+            log_every=steps,
+            checkpoint_every=config.checkpoint_every_epochs * steps,
+        ),
+        keep=Keep(directory, {"kind": kind, "problem": options.to_dict(), **_shared(config)}),
         bar=bar,
         name=f"{problem.name}/{kind}",
     ).state

@@ -14,7 +14,7 @@ from monojax.data.images import mnist
 from monojax.data.text import stsb
 from monojax.models import ViT
 from monojax.models.minilm_text import SentenceEncoder
-from monojax.training import ArrayBatches, create_state, fit, jit_step
+from monojax.training import ArrayBatches, Keep, Schedule, create_state, fit, jit_step
 from train.checks import one_of
 from train.renamed import translated
 
@@ -137,13 +137,13 @@ def _train_vit(
     run = fit(
         create_state(key, params, optimizer),
         jit_step(loss_fn, optimizer),
-        num_steps=config.steps,
-        workdir=workdir,
-        config=translated("tokens", config),
+        Schedule(
+            config.steps,
+            log_every=max(1, config.steps // 20),
+            checkpoint_every=max(1, config.steps // 4),
+        ),
+        keep=Keep(workdir, translated("tokens", config), tensorboard=False),
         batches=ArrayBatches({"x": x, "y": y}, config.batch_size, seed=config.seed),
-        log_every=max(1, config.steps // 20),
-        checkpoint_every=max(1, config.steps // 4),
-        tensorboard=False,
         bar=bar,
     )
     return run.state.params
