@@ -1,14 +1,13 @@
 """Sphinx builds the documentation: `sphinx-build -W -b html docs docs/_build/html`.
 
-The build needs no network. Formulas are set at build time where node is installed, else in the
-reader's browser. Notebooks are shown without outputs unless MONOJAX_DOCS_EXECUTE=1 asks for them
-to be run, in their quick form (minutes; .ci/full does it).
+Neither the build nor the pages need a network: KaTeX travels with them. Notebooks are shown without
+outputs unless MONOJAX_DOCS_EXECUTE=1 asks for them to be run, in their quick form: minutes, which
+.ci/full takes.
 """
 
 import json
 import os
 import re
-import shutil
 import sys
 import tomllib
 from importlib import metadata
@@ -71,13 +70,15 @@ python_use_unqualified_type_names = True
 bibtex_bibfiles = ["references.bib"]
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
-katex_prerender = shutil.which("node") is not None
+katex_options = 'output: "mathml"'  # no fonts and no style sheet from elsewhere
+katex_css_path = "katex-math.css"
 
 html_theme = "sphinx_book_theme"
 html_title = "monojax"
 html_static_path = ["_static"]
 html_css_files = ["monojax.css"]
 html_theme_options = {
+    "navbar_persistent": [],  # the search field stands in the side bar
     "show_toc_level": 2,
     "home_page_in_toc": False,
     "navigation_with_keys": False,
@@ -135,8 +136,13 @@ SPECIAL = re.compile(r"(?<!\\)([|*]|(?<=\w)_(?!\w))")
 
 
 def plain_docstring(app, what, name, obj, options, lines):
-    """Bars and stars of a docstring outside of code are themselves, as they are in Markdown."""
-    del app, what, name, obj, options
+    """Bars and stars of a docstring outside of code are themselves, as they are in Markdown.
+
+    A linen module's attributes are what it is called with: they are shown as parameters.
+    """
+    del app, name, obj, options
+    if what == "class":
+        lines[:] = ["Args:" if line == "Attributes:" else line for line in lines]
     block = None  # indentation of the line that opened a literal or directive block
     for i, line in enumerate(lines):
         indent = len(line) - len(line.lstrip())
@@ -144,15 +150,20 @@ def plain_docstring(app, what, name, obj, options, lines):
             block = None
         if block is None and not line.lstrip().startswith((">>>", "...", "* ")):
             parts = re.split(r"(`[^`]*`)", line)
-            parts[::2] = [
-                re.sub(r"(?<!\\)([|*]|(?<=\w)_(?!\w))", r"\\\1", part) for part in parts[::2]
-            ]
+            parts[::2] = [SPECIAL.sub(r"\\\1", part) for part in parts[::2]]
             lines[i] = "".join(parts)
         if block is None and (line.rstrip().endswith("::") or line.lstrip().startswith(".. ")):
             block = indent
+
+
+def short_signature(app, what, name, obj, options, signature, returned):
+    """The signature of a linen module without what flax adds to every one."""
+    del app, what, name, obj, options
+    return re.sub(r", parent=<[^>]*>, name=None(?=\)$)", "", signature or "") or None, returned
 
 
 def setup(app):
     """Called by Sphinx."""
     app.connect("config-inited", write_sources)  # before Sphinx looks for pages
     app.connect("autodoc-process-docstring", plain_docstring, priority=400)  # before napoleon
+    app.connect("autodoc-process-signature", short_signature)
