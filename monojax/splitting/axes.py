@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from monojax.base import compat
+from monojax.base.jaxprs import Cond, While, structure_of
 from monojax.splitting.rules import NAMED
 from monojax.splitting.sites import Layout
 
@@ -168,13 +169,19 @@ class Axes:
         elif name in _MOVES:
             for i, j in _MOVES[name](eqn):
                 link(eqn.invars[0], i, out, j)
+        elif name in ("stack", "unstack"):
+            large, small = (out, data) if name == "stack" else (data[0], eqn.outvars)
+            others = [i for i in range(large.aval.ndim) if i != eqn.params["axis"]]
+            for var in small:
+                for j, i in enumerate(others):
+                    link(var, j, large, i)
         elif name in _REDUCTIONS:
             kept = [i for i in range(data[0].aval.ndim) if i not in eqn.params["axes"]]
             for j, i in enumerate(kept):
                 link(data[0], i, out, j)
         else:
-            for body in _bodies(eqn):
-                self._body(call, eqn, body, depends)
+            for body, operands in _bodies(eqn):
+                self._body(call, eqn, body, operands, depends)
 
     def _convolution(self, call: int, var: Any, spec: Sequence[int]) -> None:
         batch, feature, *spatial = spec
@@ -204,13 +211,13 @@ class Axes:
                 made = (call, out, start[other])
                 self._joins.append(([(call, atom, contracting[side][0])], [made]))
 
-    def _body(self, call: int, eqn: Any, body: Any, depends: set[Any]) -> None:
+    def _body(
+        self, call: int, eqn: Any, body: Any, operands: Sequence[Any], depends: set[Any]
+    ) -> None:
         """A call, a loop (slices lack the step axis) or a branch."""
-        outer = eqn.invars[len(eqn.invars) - len(body.invars) :]
-        pairs = list(zip(body.invars, outer, strict=False))
+        pairs = list(zip(body.invars, operands, strict=True))
         inside, reached = self._walk(body, {b for b, atom in pairs if _among(atom, depends)})
-        if len(body.outvars) == len(eqn.outvars):
-            pairs += zip(body.outvars, eqn.outvars, strict=True)
+        pairs += zip(body.outvars, eqn.outvars, strict=True)
         for inner, atom in pairs:
             if not (_among(inner, reached) and _among(atom, depends)):
                 continue
@@ -224,15 +231,17 @@ def _among(atom: Any, variables: set[Any]) -> bool:
     return not isinstance(atom, compat.Literal) and atom in variables
 
 
-def _bodies(eqn: Any) -> Iterator[Any]:
-    """The jaxprs inside an equation that see its operands, or the last of them."""
-    for key, value in eqn.params.items():
-        for part in value if isinstance(value, tuple | list) else (value,):
-            body: Any = getattr(part, "jaxpr", part)
-            if not (hasattr(body, "eqns") and hasattr(body, "invars")) or key == "cond_jaxpr":
-                continue
-            if len(body.invars) <= len(eqn.invars):
-                yield body
+def _bodies(eqn: Any) -> Iterator[tuple[Any, Sequence[Any]]]:
+    """The jaxprs inside an equation, each with the operands that it is given."""
+    structure = structure_of(eqn)
+    if isinstance(structure, Cond):
+        for branch in structure.branches:
+            yield branch.jaxpr, eqn.invars[1:]
+    elif isinstance(structure, While):
+        _, consts, carry = structure.parts(eqn.invars)
+        yield structure.body.jaxpr, [*consts, *carry]
+    elif structure is not None:
+        yield structure.body.jaxpr, eqn.invars
 
 
 def _grouped(a: Sequence[int], b: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:

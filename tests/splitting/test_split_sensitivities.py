@@ -145,11 +145,13 @@ def test_batch_norm_folding_changes_nothing(x64):
 
     def net(x, kernel, scale):
         y = jax.lax.conv_general_dilated(x[None], kernel, (1, 1), "SAME", dimension_numbers=numbers)
-        y = jax.nn.relu(y * scale + shift)[0]
+        y = jax.nn.relu(y * scale[None, None, None] + shift[None, None, None])[0]
         return head @ y.mean((0, 1))
 
     apart = sensitivities(lambda x: net(x, kernel, scale), x, 1, alpha=0.3)[-1]
-    folded = sensitivities(lambda x: net(x, kernel * scale, np.ones(4)), x, 1, alpha=0.3)[-1]
+    folded = sensitivities(
+        lambda x: net(x, kernel * scale[None, None, None], np.ones(4)), x, 1, alpha=0.3
+    )[-1]
     for name in ["g_p", "g_n", "h_p", "h_n"]:
         np.testing.assert_allclose(getattr(apart, name), getattr(folded, name), atol=1e-13)
 
