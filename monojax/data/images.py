@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from monojax.base.extras import require
+from monojax.data.downloads import one_error
 from monojax.data.folders import int32_labels, list_images
 from monojax.data.locate import external_bytes
 from monojax.data.pixels import to_eight_bits
@@ -214,16 +215,19 @@ def from_tfds(name: str, data_dir: PathLike | None = None) -> ImageSplits:
 
     Raises:
       ImportError: if it is not installed, naming the extra.
+      FileNotFoundError: if the set is not prepared and cannot be had, as without a network.
     """
     tfds = require("tensorflow_datasets", "data")
     parts: list[np.ndarray] = []
     for split in ("train", "test"):
         options: dict[str, Any] = {"split": split, "data_dir": data_dir}
         if importlib.util.find_spec("tensorflow") is not None:
-            whole = tfds.as_numpy(tfds.load(name, batch_size=-1, **options))
+            with one_error(name):
+                whole = tfds.as_numpy(tfds.load(name, batch_size=-1, **options))
             images, labels = np.asarray(whole["image"]), np.asarray(whole["label"])
         else:
-            rows = list(tfds.data_source(name, **options))
+            with one_error(name):
+                rows = list(tfds.data_source(name, **options))
             images = np.stack([row["image"] for row in rows])
             labels = np.asarray([row["label"] for row in rows])
         parts += [

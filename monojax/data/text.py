@@ -11,6 +11,7 @@ import numpy as np
 
 from monojax.base.checks import one_of
 from monojax.base.extras import require
+from monojax.data.downloads import one_error
 from monojax.data.locate import external_bytes
 
 LABELS = ("entailment", "neutral", "contradiction")
@@ -169,8 +170,10 @@ def _tfds_rows(name: str, split: str, data_dir: Any) -> list[dict[str, Any]]:
     try:
         require("tensorflow")
     except ImportError:
-        return list(tfds.data_source(name, split=_TFDS_SPLITS[split], **where))
-    return list(tfds.as_numpy(tfds.load(name, split=_TFDS_SPLITS[split], **where)))
+        with one_error(name):
+            return list(tfds.data_source(name, split=_TFDS_SPLITS[split], **where))
+    with one_error(name):
+        return list(tfds.as_numpy(tfds.load(name, split=_TFDS_SPLITS[split], **where)))
 
 
 def _text(value: str | bytes) -> str:

@@ -75,7 +75,7 @@ class Tokenizer:
         """Texts to token ids.
 
         Args:
-          texts: not empty, none of them empty or blank.
+          texts: not empty, none of them empty, blank or without a visible character.
 
         Returns:
           Tokens.
@@ -86,6 +86,8 @@ class Tokenizer:
         """
         texts = check_texts(texts)
         encodings = self._tokenizer.encode_batch(texts)
+        for text, encoding in zip(texts, encodings, strict=True):
+            check_words(text, encoding.ids)
         ids = [np.asarray(encoding.ids, np.int32) for encoding in encodings]
         return Tokens(ids, np.array([bool(encoding.overflowing) for encoding in encodings]))
 
@@ -98,7 +100,9 @@ class Tokenizer:
         Returns:
           As many strings as ``self([text]).ids[0]`` has numbers.
         """
-        return self._tokenizer.encode(check_texts([text])[0]).tokens
+        encoding = self._tokenizer.encode(check_texts([text])[0])
+        check_words(text, encoding.ids)
+        return encoding.tokens
 
 
 def check_texts(texts: Sequence[str]) -> list[str]:
@@ -127,6 +131,23 @@ def check_texts(texts: Sequence[str]) -> list[str]:
     if not texts:
         raise ValueError("texts is empty: give at least one.")
     return texts
+
+
+def check_words(text: str, ids: Sequence[int]) -> None:
+    """Raises if a text has no word: characters without width, control characters, lone accents.
+
+    Args:
+      text: for the message.
+      ids: its token ids, start and end included.
+
+    Raises:
+      ValueError: if there is nothing between start and end.
+    """
+    if len(ids) <= 2:
+        raise ValueError(
+            f"the text {text[:40]!r} has no character that the tokenizer knows, and a mean over "
+            "no words means nothing; drop such texts."
+        )
 
 
 def batches(

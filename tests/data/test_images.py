@@ -1,5 +1,6 @@
 """Image sets: what is in the files, what a wrong file gives, and the way through tfds."""
 
+import logging
 import types
 
 import numpy as np
@@ -117,3 +118,30 @@ def test_both_ways_through_tfds_agree(monkeypatch, tensorflow):
     assert data.x_test.ravel().tolist() == list(range(10, 18))
     assert data.y_train.tolist() == [3, 4] and data.y_test.tolist() == [13, 14]
     assert data.y_train.dtype == np.int32
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no name"), FileNotFoundError("x"), OSError()])
+def test_a_set_that_cannot_be_had_is_one_error(monkeypatch, capsys, error):
+    def loud(*_, **__):
+        for i in range(30):
+            logging.getLogger("urllib3.connectionpool").warning("Retrying %s", i)
+        raise error
+
+    fake = FakeTfds("tensorflow_datasets")
+    fake.load = fake.data_source = loud
+    monkeypatch.setattr(images, "require", lambda *_: fake)
+    with pytest.raises(FileNotFoundError, match=r"could not get mnist.*where there is a network"):
+        mnist("somewhere", source="tfds")
+    assert logging.getLogger("urllib3.connectionpool").level == logging.NOTSET
+    assert "Retrying" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("label", [2**31, 2**32 + 1])
+def test_labels_of_tfds_that_do_not_fit_are_refused(monkeypatch, label):
+    fake = FakeTfds("tensorflow_datasets")
+    row = {"image": np.zeros((2, 2, 1), np.uint8), "label": np.int64(label)}
+    fake.data_source = lambda *_, **__: [row]
+    monkeypatch.setattr(images, "require", lambda *_: fake)
+    monkeypatch.setattr(images.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="labels of mnist must fit in 32 bits"):
+        mnist("somewhere", source="tfds")

@@ -202,6 +202,7 @@ def tiny_folder(tmp_path_factory):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d"]
     model = tokenizers.models.WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]")
     tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer()  # as the published file has
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
@@ -220,6 +221,14 @@ def test_tokenizer_truncates_counts_and_never_pads(tiny_folder):
     assert tokenizer.words("a b") == ["[CLS]", "a", "b", "[SEP]"]
     with pytest.raises(ValueError, match="max_length"):
         Tokenizer(tiny_folder, max_length=2)
+
+
+@pytest.mark.parametrize("text", ["\u200b", "\x00", "\ufeff", "\u0301", "\ufffd\u200d", "\t\x01 "])
+def test_a_text_that_tokenises_to_nothing_is_refused(tiny_folder, text):
+    tokenizer = Tokenizer(tiny_folder)
+    for ask in (lambda: tokenizer(["fine", text]), lambda: tokenizer.words(text)):
+        with pytest.raises(ValueError, match="no character that the tokenizer knows"):
+            ask()
 
 
 def test_encoder_keeps_the_order_and_warns_of_truncation(tiny_folder, monkeypatch):
