@@ -10,12 +10,22 @@ import numpy as np
 from monojax.attribution.batches import in_batches
 from monojax.attribution.common import Recipe, read_at, to_map
 from monojax.base.checks import is_concrete
+from monojax.base.jaxprs import CustomRule, inner_equations
 from monojax.splitting.modes import Mode
 from monojax.splitting.reading import Reading
+
+_RELU_MADE_OF = frozenset({"broadcast_in_dim", "convert_element_type", "jit", "max", "min", "pjit"})
 
 
 class Guided(Mode):
     """Derivatives that pass a ReLU only where they and its input are positive."""
+
+    changes = frozenset({"clamp", "max"})
+
+    def opens(self, called: CustomRule) -> bool:
+        """A ReLU with a rule of its own, as jax.nn.relu is, is a ReLU all the same."""
+        met = {eqn.primitive.name for eqn in inner_equations(called.body)}
+        return "max" in met and met <= _RELU_MADE_OF
 
     def cut(self, f: Any, c: Any) -> Any:
         """ReLU, where c is known to be 0; other bounds as usual."""

@@ -5,6 +5,7 @@ derivative behind an affine map: epsilon multiplies it by :math:`z / (z + \epsil
 exchange the map's derivative for that of its positive part or of a mixture.
 """
 
+import dataclasses
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,7 @@ from monojax.attribution.common import SEED_G, Recipe, to_map
 from monojax.attribution.gradients import product_map
 from monojax.base.checks import is_concrete, one_of
 from monojax.splitting.modes import Mode, SplitMode, recentred
-from monojax.splitting.pair import Split, with_slope, with_value
+from monojax.splitting.pair import Pair, with_slope, with_value
 from monojax.splitting.reading import Reading
 from monojax.splitting.transform import check_options
 
@@ -32,6 +33,7 @@ class LRP(Mode):
     """Relevance rules; the mass |W| |x| + |b| gives the positive and negative parts."""
 
     ordinary = False
+    peels = True  # a constant start state counts as a bias in its first step, and as nothing else
 
     def __init__(self, rule: str, epsilon: float, gamma: float, freeze: Any = ()):
         """Takes one of `RULES` and its constants."""
@@ -39,23 +41,23 @@ class LRP(Mode):
         self.rule, self.epsilon, self.gamma = rule, epsilon, gamma
         self._parts = rule != "epsilon"
 
-    def constant(self, value: Any) -> Split:
+    def constant(self, value: Any) -> Pair:
         """Biases take part in the parts' sums."""
-        return Split(value, jnp.abs(value) if self._parts else None)
+        return Pair(value, jnp.abs(value) if self._parts else None)
 
-    def leave(self, x: Split, size: Any = None) -> Split:
+    def leave(self, x: Pair, size: Any = None) -> Pair:
         """The parts of a map begin at |x|, with its true derivative."""
-        return Split(x.f, jnp.abs(x.f) if self._parts else None)
+        return Pair(x.f, jnp.abs(x.f) if self._parts else None)
 
-    def contract(self, apply: Callable[[Any, Any], Any], x: Split, weights: Any) -> Split:
+    def contract(self, apply: Callable[[Any, Any], Any], x: Pair, weights: Any) -> Pair:
         """The rule is applied behind the affine map, when its bias is in."""
         out = super().contract(apply, x, weights)
-        return Split(out.f, out.t, pending=True)
+        return Pair(out.f, out.t, pending=True)
 
-    def settle(self, x: Split) -> Split:
+    def settle(self, x: Pair) -> Pair:
         """Applies the rule."""
         if not x.pending:
-            return x
+            return dataclasses.replace(x, t=None)  # the parts of the next map begin at |x|
         f = x.f
         if self.rule == "epsilon":
             below = f
@@ -65,7 +67,7 @@ class LRP(Mode):
             positive, negative = f + self.gamma * (x.t + f) / 2, f - self.gamma * (x.t - f) / 2
             below = jnp.where(f > 0, positive, negative)
         out = with_slope(below, jax.lax.stop_gradient(f / _stable(below, self.epsilon)))
-        return Split(with_value(out, jax.lax.stop_gradient(f)))
+        return Pair(with_value(out, jax.lax.stop_gradient(f)))
 
 
 def lrp_recipe(o: Any, x: Any) -> Recipe:
@@ -86,31 +88,31 @@ class SplitLRP(SplitMode):
         super().__init__(pool, recentre, freeze=freeze)
         self.epsilon = epsilon
 
-    def enter(self, x: Split, shift: Any) -> tuple[Split, Any]:
+    def enter(self, x: Pair, shift: Any) -> tuple[Pair, Any]:
         """Re-centres; the derivative on p is multiplied by (p - k) / p, likewise on n."""
         new, k = recentred(x, self.recentre, shift)
         if self.recentre == "none" and shift is None:
             return new, k
         return _rescaled(x, new, lambda old, now: now / jnp.where(old == 0, 1, old)), k
 
-    def contract(self, apply: Callable[[Any, Any], Any], x: Split, weights: Any) -> Split:
+    def contract(self, apply: Callable[[Any, Any], Any], x: Pair, weights: Any) -> Pair:
         """The rule is applied behind the affine map, when its bias is in."""
         out = super().contract(apply, x, weights)
-        return Split(out.f, out.t, pending=True)
+        return Pair(out.f, out.t, pending=True)
 
-    def settle(self, x: Split) -> Split:
+    def settle(self, x: Pair) -> Pair:
         """Applies epsilon to each stream."""
         if not x.pending:
             return x
-        return _rescaled(x, Split(x.f, x.t), lambda old, _: old / _stable(old, self.epsilon))
+        return _rescaled(x, Pair(x.f, x.t), lambda old, _: old / _stable(old, self.epsilon))
 
 
-def _rescaled(x: Split, values: Split, factor: Callable[[Any, Any], Any]) -> Split:
+def _rescaled(x: Pair, values: Pair, factor: Callable[[Any, Any], Any]) -> Pair:
     """``values`` with the derivatives of x's streams, each multiplied by its factor."""
     fixed = jax.lax.stop_gradient
     p = with_slope(x.p, fixed(factor(x.p, values.p)))
     n = with_slope(x.n, fixed(factor(x.n, values.n)))
-    return Split(with_value(p - n, fixed(values.f)), with_value(p + n, fixed(values.t)))
+    return Pair(with_value(p - n, fixed(values.f)), with_value(p + n, fixed(values.t)))
 
 
 def split_lrp_recipe(o: Any, x: Any) -> Recipe:

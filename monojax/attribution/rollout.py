@@ -5,8 +5,9 @@ identity, :math:`\hat A_l = (1 - r) A_l + r I` with rows normalised, the rollout
 :math:`\hat A_L \cdots \hat A_1`: row q holds the shares of the tokens in what token q ends as. It
 knows no class and no values, only weights.
 
-The weights are found in any function, whatever library it is written with: what is divided
-exponentials and multiplies another value by a matrix product is attention.
+The weights are found in any function, whatever library it is written with: exponentials that
+multiply another value by a matrix product are attention. Whether they are divided by their sum
+before the product or behind it, they are recorded as shares of the keys: rows sum to 1.
 """
 
 import math
@@ -15,9 +16,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from monojax.base.checks import is_concrete, one_of
 from monojax.splitting.modes import Mode
-from monojax.splitting.pair import Frozen, Split, SplitError
+from monojax.splitting.pair import Frozen, Pair, SplitError
 from monojax.splitting.transform import trace
 from monojax.splitting.walk import Walk
 
@@ -31,7 +34,7 @@ class _Attention(Mode):
         super().__init__(("softmax",))
 
     def mix(self, walk: Any, eqn: Any, weights: Frozen, left: bool) -> None:
-        """Records weights that came out of a softmax as `[heads, queries, keys]`."""
+        """Records exponential weights as shares of the keys, `[heads, queries, keys]`."""
         if weights.kind != "softmax":
             return
         side = 1 if left else 0  # of the weights among the operands
@@ -40,7 +43,13 @@ class _Attention(Mode):
         queries = [i for i in range(weights.value.ndim) if i not in (*keys, *heads)]
         array = weights.value.transpose(*heads, *queries, *keys)
         size = lambda axes: math.prod(weights.value.shape[i] for i in axes)
-        walk.records[walk.counter - 1] = array.reshape(-1, size(queries), size(keys))
+        walk.records[walk.sites[-1].index] = _shares(array.reshape(-1, size(queries), size(keys)))
+
+
+def _shares(weights: jax.Array) -> jax.Array:
+    """Rows divided by their sums, which changes nothing where that was done already."""
+    total = weights.sum(axis=-1, keepdims=True, dtype=jnp.promote_types(weights.dtype, jnp.float32))
+    return (weights / jnp.where(total == 0, 1, total)).astype(weights.dtype)
 
 
 def attention_weights(
@@ -54,8 +63,9 @@ def attention_weights(
       args: further arguments of fn.
 
     Returns:
-      One array `[heads, queries, keys]` per layer, in the order of computation; rows sum to 1.
-      Layers in a scan come one by one.
+      One array `[heads, queries, keys]` per layer, in the order of computation; rows sum to 1,
+      also where fn divides behind the product (a row whose weights are all 0 stays 0). Layers in a
+      scan come one by one.
 
     Raises:
       ValueError: on NaN in x; SplitError on a loop whose length is not known.
@@ -63,7 +73,7 @@ def attention_weights(
     """
     traced = trace(fn, x, args)
     walk = Walk(_Attention())
-    traced.run(walk, [Split(leaf) for leaf in traced.leaves])
+    traced.run(walk, [Pair(leaf) for leaf in traced.leaves])
     layers: list[jax.Array] = []
     for index, array in sorted(walk.records.items()):
         steps = walk.sites[index].steps
@@ -102,9 +112,8 @@ def attention_rollout(
     Reference:
       Abnar, Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, arXiv 2005.00928.
     """
-    if heads not in HEADS:
-        raise ValueError(f"heads must be one of {HEADS}, got {heads!r}.")
-    if not 0 <= residual <= 1:
+    one_of(heads, HEADS, "heads")
+    if is_concrete(residual) and not 0 <= np.asarray(residual) <= 1:
         raise ValueError(f"residual must lie in [0, 1], got {residual}.")
     layers = attention_weights(fn, x, args=args)
     shapes = [layer.shape[1:] for layer in layers]
@@ -115,12 +124,25 @@ def attention_rollout(
             "found where exponentials, divided, multiply a value by a matrix product."
         )
     num = shapes[0][0]
-    if query not in (None, "mean") and not (isinstance(query, int) and 0 <= query < num):
-        raise ValueError(f"query must be in 0 to {num - 1}, 'mean' or None, got {query!r}.")
+    query = _checked(query, num)
     rollout = jnp.eye(num, dtype=layers[0].dtype)
     for layer in layers:
         mixed = (1 - residual) * getattr(layer, heads)(axis=0) + residual * jnp.eye(num)
         rollout = (mixed / mixed.sum(axis=1, keepdims=True)) @ rollout
     if query is None:
         return rollout
-    return rollout.mean(axis=0) if query == "mean" else rollout[query]
+    return rollout.mean(axis=0) if isinstance(query, str) else rollout[query]
+
+
+def _checked(query: Any, num: int) -> Any:
+    """``query`` as None, "mean" or a token's number."""
+    if query is None or (isinstance(query, str) and query == "mean"):
+        return query
+    number = not isinstance(query, bool | str) and np.shape(query) == () and _integral(query)
+    if not number or (is_concrete(query) and not 0 <= np.asarray(query) < num):
+        raise ValueError(f"query must be in 0 to {num - 1}, 'mean' or None, got {query!r}.")
+    return query
+
+
+def _integral(value: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(value), jnp.integer)

@@ -14,7 +14,7 @@ the arity of the bodies tells.
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from monojax.base import compat
@@ -141,6 +141,23 @@ def structure_of(eqn: Any) -> Structure | None:
     if name == "cond":
         return Cond(tuple(map(compat.as_closed, params["branches"])))
     return None
+
+
+def bodies(structure: Structure | None) -> tuple[ClosedJaxpr, ...]:
+    """All jaxprs that an equation holds, as `structure_of` reads it."""
+    if isinstance(structure, While):
+        return structure.cond, structure.body
+    if isinstance(structure, Cond):
+        return structure.branches
+    return () if structure is None else (structure.body,)
+
+
+def inner_equations(closed: ClosedJaxpr) -> Iterator[Any]:
+    """All equations of a jaxpr and of those that it holds, outer ones first."""
+    for eqn in closed.jaxpr.eqns:
+        yield eqn
+        for body in bodies(structure_of(eqn)):
+            yield from inner_equations(body)
 
 
 def _scan(eqn: Any) -> Scan:

@@ -3,13 +3,14 @@
 from monojax.base.tags import tag
 from monojax.splitting.freeze import FREEZE
 from monojax.splitting.modes import Mode, SplitMode
-from monojax.splitting.pair import Frozen, Split, SplitError, SplitPair, both, convex_of
+from monojax.splitting.notes import Note
+from monojax.splitting.pair import Frozen, Pair, SplitError, SplitPair, both, convex_of
 from monojax.splitting.report import SplitReport, split_report
 from monojax.splitting.rules import RULES, register_rule
 from monojax.splitting.sensitivities import Sensitivities, sensitivities
 from monojax.splitting.sites import Site
 from monojax.splitting.transform import Shifts, SplitFunction, calibrate, split
-from monojax.splitting.walk import Note, Walk
+from monojax.splitting.walk import Walk
 
 __all__ = [
     "FREEZE",
@@ -17,10 +18,10 @@ __all__ = [
     "Frozen",
     "Mode",
     "Note",
+    "Pair",
     "Sensitivities",
     "Shifts",
     "Site",
-    "Split",
     "SplitError",
     "SplitFunction",
     "SplitMode",

@@ -130,8 +130,8 @@ class Axes:
         for var in depends:
             self._seen.setdefault(var, []).append(call)
         for eqn in jaxpr.eqns:
-            if not any(_among(atom, depends) for atom in eqn.invars):
-                continue
+            if not eqn.outvars or not any(_among(atom, depends) for atom in eqn.invars):
+                continue  # prints have no results
             for var in eqn.outvars:
                 depends.add(var)
                 self._seen.setdefault(var, []).append(call)

@@ -10,8 +10,9 @@ the others, so that only the ends of the intervals have to be known.
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +20,13 @@ import numpy as np
 
 from monojax.base import compat
 from monojax.base.checks import is_concrete
+from monojax.splitting.ends import VARIABLE, Ends, ends_of, number
 from monojax.splitting.freeze import group_of, hold
-from monojax.splitting.pair import Curve, Frozen, Split, Unresolved, depends
+from monojax.splitting.notes import Notebook
+from monojax.splitting.pair import Frozen, Pair, Univariate, Unresolved, depends
 
-if TYPE_CHECKING:
-    from monojax.splitting.walk import Walk
-
-REACH, CELLS = 50.0, 8000
-"""The function is looked at on [-REACH, REACH], in so many cells."""
+REACH, CELLS, MOST_CELLS = 50.0, 8000, 200_000
+"""Where its ends are not known a function is looked at on [-REACH, REACH]; in so many cells."""
 
 ELEMENTWISE = frozenset(
     """
@@ -37,7 +37,7 @@ ELEMENTWISE = frozenset(
 )
 
 
-def curve_of(eqn: Any, args: Sequence[Any]) -> Curve | None:
+def curve_of(eqn: Any, args: Sequence[Any]) -> Univariate | None:
     """The result as a function of one variable, or None where it is none.
 
     Args:
@@ -45,8 +45,8 @@ def curve_of(eqn: Any, args: Sequence[Any]) -> Curve | None:
       args: its arguments as met in a walk.
 
     Returns:
-      Curve, if the primitive is elementwise, all arguments that depend on the input are functions
-      of the same array, and all others are scalars that are known now.
+      Univariate, if the primitive is elementwise and real, all arguments that depend on the input
+      are functions of the same array, and all others are scalars that are known now.
     """
     name = eqn.primitive.name
     if name not in ELEMENTWISE or any(isinstance(arg, Frozen) for arg in args):
@@ -55,7 +55,8 @@ def curve_of(eqn: Any, args: Sequence[Any]) -> Curve | None:
     found = [curve for curve in curves if curve is not None]
     if any(curve.root is not found[0].root for curve in found):
         return None
-    if found[0].root.f.shape != eqn.outvars[0].aval.shape:
+    result = eqn.outvars[0].aval
+    if found[0].root.f.shape != result.shape or jnp.issubdtype(result.dtype, jnp.complexfloating):
         return None
     plain = [arg for arg in args if not depends(arg)]
     if not all(map(is_uniform, plain)):
@@ -71,7 +72,15 @@ def curve_of(eqn: Any, args: Sequence[Any]) -> Curve | None:
 
     keys = tuple(c.key if c is not None else n for c, n in zip(curves, numbers, strict=True))
     params = str(sorted((k, str(v)) for k, v in eqn.params.items()))
-    return Curve(found[0].root, apply, (name, params, keys))
+    ends = _ends(name, eqn.params, curves, numbers)
+    return Univariate(found[0].root, apply, (name, params, keys), ends)
+
+
+def _ends(name: str, params: Any, curves: Sequence[Any], numbers: Sequence[Any]) -> Ends:
+    """What is known of the function far out, from what is known of its operands."""
+    given = [c.ends if c is not None else number(n) for c, n in zip(curves, numbers, strict=True)]
+    same = len(curves) == 2 and None not in curves and curves[0].key == curves[1].key
+    return ends_of(name, params, given, same)
 
 
 def is_uniform(x: Any) -> bool:
@@ -80,11 +89,11 @@ def is_uniform(x: Any) -> bool:
     return spread or (is_concrete(x) and np.size(x) == 1)
 
 
-def _own_curve(x: Split | Unresolved) -> Curve:
+def _own_curve(x: Pair | Unresolved) -> Univariate:
     if x.curve is not None:
         return x.curve
-    assert isinstance(x, Split)
-    return Curve(x, lambda z: z, ("z",))
+    assert isinstance(x, Pair)
+    return Univariate(x, lambda z: z, ("z",), VARIABLE)
 
 
 def _elementwise(eqn: Any, values: list[jax.Array], dtype: Any) -> jax.Array:
@@ -118,7 +127,7 @@ class Convex:
     slope: float
     """Largest slope of A plus that of B."""
     local: bool
-    """The slopes have not quite settled at the ends: holds on [-REACH, REACH] only."""
+    """How the function ends is not known: holds on [-REACH, REACH] only."""
 
     def __call__(self, z: jax.Array, y: jax.Array) -> jax.Array:
         """A(z), given y = phi(z)."""
@@ -142,7 +151,7 @@ class NotDC(ValueError):
 _CACHE: dict[tuple[Any, ...], Convex | str] = {}
 
 
-def resolve(walk: "Walk", x: Unresolved) -> Split | Frozen:
+def resolve(walk: Notebook, x: Unresolved) -> Pair | Frozen:
     """The pair of a function of one variable.
 
     Args:
@@ -150,7 +159,7 @@ def resolve(walk: "Walk", x: Unresolved) -> Split | Frozen:
       x: what is to become a pair.
 
     Returns:
-      Split; or Frozen for values that are not floating point, or that `freeze` holds.
+      Pair; or Frozen for values that are not floating point, or that `freeze` holds.
 
     Raises:
       SplitError: if its slopes are not bounded (exp, square), unless the walk is lenient.
@@ -160,7 +169,7 @@ def resolve(walk: "Walk", x: Unresolved) -> Split | Frozen:
         walk.note("exact", x.primitive, "chooses by a comparison of values")
         return Frozen(x.f)
     if root.t is None and not walk.mode.freeze:
-        return Split(x.f, curve=x.curve)
+        return Pair(x.f, curve=x.curve)
     convex = _analysed(x.curve)
     if convex == HELD:
         walk.note("exact", x.primitive, "jumps between constants")
@@ -170,7 +179,7 @@ def resolve(walk: "Walk", x: Unresolved) -> Split | Frozen:
         assert group is not None
         return hold(walk, x.f, group, x.primitive)
     if root.t is None:
-        return Split(x.f, curve=x.curve)
+        return Pair(x.f, curve=x.curve)
     if isinstance(convex, str):
         walk.fail(x.primitive, convex, x.path, group)
         return Frozen(x.f)
@@ -179,15 +188,16 @@ def resolve(walk: "Walk", x: Unresolved) -> Split | Frozen:
         walk.note("local", x.primitive, reason)
     # p' = A + L n, n' = B + L n, so p' + n' = 2 A - phi + 2 L n.
     mass = 2 * convex(root.f, x.f) - x.f + convex.slope * (root.t - root.f)
-    return Split(x.f, mass, curve=x.curve)
+    return Pair(x.f, mass, curve=x.curve)
 
 
-def _analysed(curve: Curve) -> Convex | str:
+def _analysed(curve: Univariate) -> Convex | str:
     if curve.key not in _CACHE:
         if len(_CACHE) > 512:
             _CACHE.clear()
         try:
-            _CACHE[curve.key] = analyse(functools.partial(_evaluate, curve.apply))
+            phi = functools.partial(_evaluate, curve.apply)
+            _CACHE[curve.key] = analyse(phi, curve.ends)
         except NotDC as error:
             _CACHE[curve.key] = str(error)
     return _CACHE[curve.key]
@@ -198,11 +208,12 @@ def _evaluate(apply: Callable[[jax.Array], jax.Array], z: np.ndarray) -> np.ndar
         return np.asarray(apply(jnp.asarray(z)), np.float64)
 
 
-def analyse(phi: Callable[[np.ndarray], np.ndarray]) -> Convex:
+def analyse(phi: Callable[[np.ndarray], np.ndarray], ends: Ends | None = None) -> Convex:
     """Finds the intervals on which a function is convex, and the form A - B.
 
     Args:
       phi: elementwise function in float64.
+      ends: what is known of it far out; then the form holds everywhere.
 
     Returns:
       Convex.
@@ -210,31 +221,60 @@ def analyse(phi: Callable[[np.ndarray], np.ndarray]) -> Convex:
     Raises:
       NotDC: if it is not finite on the grid, jumps, or its slopes grow towards an end.
     """
-    z = np.linspace(-REACH, REACH, CELLS + 1)
+    window = _window(ends)
+    z = np.linspace(-REACH, REACH, CELLS + 1) if window is None else window
     with np.errstate(all="ignore"):
         y = phi(z)
     if not np.isfinite(y).all():
         raise NotDC("as a function of one variable it is not finite everywhere")
     slope = np.diff(y) / np.diff(z)
     bound = 1 + np.abs(slope).max()
-    tenth = CELLS // 10
+    tenth = len(slope) // 10
     drift = max(abs(slope[0] - slope[tenth]), abs(slope[-1] - slope[-tenth])) / bound
-    if drift > 1e-3:
+    if drift > 1e-3 if window is None else not _settles(ends):
         raise NotDC("as a function of one variable its slopes are not bounded")
+    step = z[1] - z[0]
     worst = z[1 + np.abs(np.diff(slope)).argmax()]
-    near = np.linspace(worst - 2 * REACH / CELLS, worst + 2 * REACH / CELLS, 2001)
+    near = np.linspace(worst - 2 * step, worst + 2 * step, 2001)
     if np.abs(np.diff(phi(near)) / np.diff(near)).max() > 20 * bound:
-        flat = np.count_nonzero(slope) <= CELLS // 100
+        flat = np.count_nonzero(slope) <= len(slope) // 100
         raise NotDC(HELD if flat else "as a function of one variable it jumps")
-    sign = _signs(y, 1e-13)
+    # Rounding of z itself, times the slope, is no curvature.
+    sign = _signs(y, 1e-13, 4e-16 * bound * np.abs(z).max())
     knots, follows = _intervals(phi, z, sign)
-    return _convex_part(phi, np.array(knots), np.array(follows), slope, drift > 1e-6)
+    return _convex_part(phi, np.array(knots), np.array(follows), slope, window is None)
 
 
-def _signs(y: np.ndarray, tolerance: float) -> np.ndarray:
+def _window(ends: Ends | None) -> np.ndarray | None:
+    """Points that show all that the function does between its ends; None if that is not known."""
+    if ends is None or not ends.known:
+        return None
+    points = np.array(ends.points or (0.0,))
+    low, high = points.min(), points.max()
+    pad = max(0.05 * (high - low), 1e-3 * max(abs(low), abs(high)), 1.0 if low == high else 0.0)
+    gaps = np.diff(points)
+    gaps = gaps[gaps > 1e-9 * (high - low)]  # the same point, found twice
+    width = high - low + 2 * pad
+    cells = max(CELLS, math.ceil(8 * width / gaps.min())) if len(gaps) else CELLS
+    if cells > MOST_CELLS:
+        return None
+    # Steps of a power of two: sums of grid points and shifts are exact as far as that goes.
+    step = 2.0 ** math.floor(math.log2(width / cells))
+    first = math.floor((low - pad) / step) * step
+    return first + step * np.arange(math.ceil(width / step) + 2)
+
+
+def _settles(ends: Ends | None) -> bool:
+    """Whether both ends are straight."""
+    assert ends is not None
+    return all(form is not None and not form.scale and len(form.poly) <= 2 for form in ends.forms)
+
+
+def _signs(y: np.ndarray, tolerance: float, floor: float = 0.0) -> np.ndarray:
     """Sign of the second difference at each inner point, 0 below rounding."""
     second = y[2:] - 2 * y[1:-1] + y[:-2]
-    return np.where(np.abs(second) > tolerance * (1 + np.abs(y[1:-1])), np.sign(second), 0)
+    least = tolerance * (1 + np.abs(y[1:-1])) + floor
+    return np.where(np.abs(second) > least, np.sign(second), 0)
 
 
 def _intervals(phi: Any, z: np.ndarray, sign: np.ndarray) -> tuple[list[float], list[bool]]:

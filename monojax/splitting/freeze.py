@@ -12,14 +12,13 @@ Reference:
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 
-from monojax.splitting.pair import Curve, Frozen, Split, Unresolved, value_of
-
-if TYPE_CHECKING:
-    from monojax.splitting.walk import Walk
+from monojax.base.checks import one_of
+from monojax.splitting.notes import Notebook
+from monojax.splitting.pair import Frozen, Pair, Univariate, Unresolved, value_of
 
 FREEZE = {
     "softmax": "an exponential, as in attention weights",
@@ -56,15 +55,13 @@ def check_freeze(freeze: Any) -> frozenset[str]:
     """
     if isinstance(freeze, bool) or freeze is None:
         return frozenset(DEFAULT if freeze else ())
-    names = (freeze,) if isinstance(freeze, str) else freeze
-    if not isinstance(names, Iterable) or not all(name in FREEZE for name in names):
-        raise ValueError(
-            f"freeze must be True, False, or names out of {tuple(FREEZE)}, got {freeze!r}."
-        )
-    return frozenset(names)
+    names = freeze if isinstance(freeze, Iterable) and not isinstance(freeze, str) else (freeze,)
+    return frozenset(
+        one_of(name, FREEZE, "freeze (or True, False, several of them)") for name in names
+    )
 
 
-def hold(walk: "Walk", value: Any, group: str, primitive: str) -> Frozen:
+def hold(walk: Notebook, value: Any, group: str, primitive: str) -> Frozen:
     """``value`` as a constant, which is noted.
 
     Args:
@@ -76,11 +73,12 @@ def hold(walk: "Walk", value: Any, group: str, primitive: str) -> Frozen:
     Returns:
       Frozen, through which no derivative passes.
     """
+    walk.holds += 1
     walk.note("local", primitive, f"{FREEZE[group]}: held at its forward value (freeze)")
     return Frozen(jax.lax.stop_gradient(value), group)
 
 
-def group_of(curve: Curve) -> str | None:
+def group_of(curve: Univariate) -> str | None:
     """The name of `FREEZE` that holds a function of one variable without a form, or None.
 
     Args:
@@ -95,7 +93,7 @@ def group_of(curve: Curve) -> str | None:
     return "softmax" if names & _EXPONENTIAL and names <= _ALGEBRAIC | _EXPONENTIAL else None
 
 
-def factors(walk: "Walk", primitive: str, x: Split, y: Split) -> tuple[Any, Any] | None:
+def factors(walk: Notebook, primitive: str, x: Pair, y: Pair) -> tuple[Any, Any] | None:
     """The operands of a product of two pairs, one of them held; None where that is not asked for.
 
     Held is the one that is a non-linear function of one variable (the gate of a gated unit), or
@@ -117,7 +115,7 @@ def factors(walk: "Walk", primitive: str, x: Split, y: Split) -> tuple[Any, Any]
     return x, hold(walk, y.f, "product", primitive)
 
 
-def gated(walk: "Walk", primitive: str, args: list[Any]) -> list[Any]:
+def gated(walk: Notebook, primitive: str, args: list[Any]) -> list[Any]:
     """The operands of a product, its gate held: Phi(x) of x Phi(x), or d(x) of x / d(x).
 
     Args:
@@ -132,7 +130,7 @@ def gated(walk: "Walk", primitive: str, args: list[Any]) -> list[Any]:
         return args
     for i, other in ((1, 0), (0, 1)) if primitive == "mul" else ((1, 0),):
         gate, value = args[i], args[other]
-        if isinstance(gate, Unresolved) and isinstance(value, Split):
+        if isinstance(gate, Unresolved) and isinstance(value, Pair):
             root = value if value.curve is None else value.curve.root
             if root is gate.curve.root:
                 held = hold(walk, value_of(gate), "gate", primitive)
@@ -140,7 +138,7 @@ def gated(walk: "Walk", primitive: str, args: list[Any]) -> list[Any]:
     return args
 
 
-def _bent(x: Split) -> bool:
+def _bent(x: Pair) -> bool:
     """True for a function of one variable that is not affine."""
     if x.gated:
         return True

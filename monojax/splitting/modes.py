@@ -10,8 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from monojax.base.jaxprs import CustomRule
 from monojax.splitting.freeze import check_freeze
-from monojax.splitting.pair import Frozen, Split, with_slope, with_value
+from monojax.splitting.pair import Frozen, Pair, with_slope, with_value
 from monojax.splitting.shift import BALANCED, balance, check_alpha, passed_on
 
 POOLS = ("full", "wta")
@@ -28,35 +29,44 @@ class Mode:
     pool = "wta"
     """What a maximum does with the masses of those that lose."""
     ordinary = True
-    """Whether a primitive without a rule is evaluated as it is, with its own derivative."""
+    """Whether only derivatives are wanted: primitives and functions have their own."""
     freeze: frozenset[str] = frozenset()
     """What is held at its forward value, names of `FREEZE`."""
     balanced = False
     """Whether `leave` has to be told the gradient's size."""
+    changes: frozenset[str] = frozenset()
+    """Primitives whose rule is used in an ordinary mode; all others have their own derivative."""
+    peels: bool = False
+    """Whether the first steps of a loop are evaluated outside it, as long as they carry constants:
+    where a constant is treated otherwise than a value with the same number."""
 
     def __init__(self, freeze: Any = ()):
         """Takes what is to be held."""
         self.freeze = check_freeze(freeze)
 
-    def constant(self, value: Any) -> Split:
-        """The pair of a value that does not depend on the input."""
-        return Split(value, jnp.abs(value) if self.mass else None)
+    def opens(self, called: CustomRule) -> bool:
+        """Whether an ordinary mode wants the body of a function with a rule of its own."""
+        return False
 
-    def enter(self, x: Split, shift: Any) -> tuple[Split, Any]:
+    def constant(self, value: Any) -> Pair:
+        """The pair of a value that does not depend on the input."""
+        return Pair(value, jnp.abs(value) if self.mass else None)
+
+    def enter(self, x: Pair, shift: Any) -> tuple[Pair, Any]:
         """Before a contraction, ahead of where maps are read: ``(pair, shift taken)``."""
         return x, None
 
-    def leave(self, x: Split, size: Any = None) -> Split:
+    def leave(self, x: Pair, size: Any = None) -> Pair:
         """Before a contraction, behind where maps are read.
 
         ``size`` is the mean absolute gradient there, where the mode is `balanced`.
         """
         return x
 
-    def contract(self, apply: Callable[[Any, Any], Any], x: Split, weights: Any) -> Split:
+    def contract(self, apply: Callable[[Any, Any], Any], x: Pair, weights: Any) -> Pair:
         """The contraction itself."""
         mass = None if x.t is None else apply(x.t, jnp.abs(weights))
-        return Split(apply(x.f, weights), mass)
+        return Pair(apply(x.f, weights), mass)
 
     def mix(self, walk: Any, eqn: Any, weights: Frozen, left: bool) -> None:
         """Sees the held operand of a contraction, the right one if ``left`` is true."""
@@ -65,12 +75,12 @@ class Mode:
         """max(f, c) for a constant c; at a tie the derivative is that of c, so ReLU'(0) = 0."""
         return jnp.where(f <= c, jnp.broadcast_to(c, f.shape).astype(f.dtype), f)
 
-    def settle(self, x: Split) -> Split:
+    def settle(self, x: Pair) -> Pair:
         """Behind an affine map, before anything that is not one."""
         return x
 
 
-def recentred(x: Split, strategy: str, shift: Any = None) -> tuple[Split, Any]:
+def recentred(x: Pair, strategy: str, shift: Any = None) -> tuple[Pair, Any]:
     """Subtracts the same array k from both streams; k is a constant at this point.
 
     The difference and every derivative stay as they are; the values become small.
@@ -84,16 +94,16 @@ def recentred(x: Split, strategy: str, shift: Any = None) -> tuple[Split, Any]:
       ``(pair, k)``.
     """
     if shift is not None:
-        return Split(x.f, x.t - 2 * shift), shift
+        return Pair(x.f, x.t - 2 * shift), shift
     if strategy == "none":
         return x, jnp.zeros_like(x.t)
     size = jnp.abs(x.f)
     k = (x.t - size) / 2
     if strategy == "full":
-        return Split(x.f, with_value(x.t, jax.lax.stop_gradient(size))), k
+        return Pair(x.f, with_value(x.t, jax.lax.stop_gradient(size))), k
     large = (x.t + size) / 2 > THRESHOLD
     k = jax.lax.stop_gradient(jnp.where(large, (1 - SHRINK) * k, 0))
-    return Split(x.f, with_value(x.t, jax.lax.stop_gradient(x.t - 2 * k))), k
+    return Pair(x.f, with_value(x.t, jax.lax.stop_gradient(x.t - 2 * k))), k
 
 
 class SplitMode(Mode):
@@ -126,14 +136,14 @@ class SplitMode(Mode):
         if alpha is not None and not self.balanced:
             self.factor = passed_on(check_alpha(alpha, shift_at), shift_at)
 
-    def enter(self, x: Split, shift: Any) -> tuple[Split, Any]:
+    def enter(self, x: Pair, shift: Any) -> tuple[Pair, Any]:
         """Re-centres."""
         return recentred(x, self.recentre, shift)
 
-    def leave(self, x: Split, size: Any = None) -> Split:
+    def leave(self, x: Pair, size: Any = None) -> Pair:
         """The gate: the shift of the backward pass, in (f, t) form."""
         if size is not None:
-            return Split(x.f, balance(x.t, size))
+            return Pair(x.f, balance(x.t, size))
         if self.factor is None:
             return x
-        return Split(x.f, with_slope(x.t, self.factor))
+        return Pair(x.f, with_slope(x.t, self.factor))

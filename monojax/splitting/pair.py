@@ -12,23 +12,27 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from monojax.splitting.ends import Ends
+
 
 class SplitError(ValueError):
     """The function cannot be split; the message names the primitive and its place."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Curve:
+class Univariate:
     """An array as a function of one variable of another: ``value = apply(root.f)`` elementwise."""
 
-    root: "Split"
+    root: "Pair"
     apply: Callable[[jax.Array], jax.Array]
     key: tuple[Any, ...]
     """What ``apply`` computes, in words; equal keys mean equal functions."""
+    ends: Ends
+    """What is known of it far out."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Split:
+class Pair:
     """A pair in companion form."""
 
     f: Any
@@ -37,7 +41,7 @@ class Split:
     """The mass p + n, or None in a walk that carries none."""
     pending: bool = False
     """Came out of an affine map whose relevance rule has not been applied yet (LRP only)."""
-    curve: Curve | None = None
+    curve: Univariate | None = None
     gated: bool = False
     """A gated activation, x Phi(x) with Phi held: the gate of a gated unit."""
 
@@ -57,7 +61,7 @@ class Unresolved:
     """A function of one variable of a pair, whose own pair is made when it is needed."""
 
     f: Any
-    curve: Curve
+    curve: Univariate
     primitive: str
     path: str
 
@@ -72,7 +76,7 @@ class Frozen:
 
 
 jax.tree_util.register_pytree_node(
-    Split, lambda x: ((x.f, x.t), x.pending), lambda pending, c: Split(*c, pending=pending)
+    Pair, lambda x: ((x.f, x.t), x.pending), lambda pending, c: Pair(*c, pending=pending)
 )
 jax.tree_util.register_pytree_node(
     Frozen, lambda x: ((x.value,), x.kind), lambda kind, c: Frozen(*c, kind)
@@ -104,12 +108,12 @@ def value_of(x: Any) -> Any:
     """The ordinary value of anything met in a walk.
 
     Args:
-      x: a `Split`, `Unresolved`, `Frozen` or plain value.
+      x: a `Pair`, `Unresolved`, `Frozen` or plain value.
 
     Returns:
       An array.
     """
-    if isinstance(x, Split | Unresolved):
+    if isinstance(x, Pair | Unresolved):
         return x.f
     return x.value if isinstance(x, Frozen) else x
 
@@ -123,10 +127,10 @@ def depends(x: Any) -> bool:
     Returns:
       bool.
     """
-    return isinstance(x, Split | Unresolved | Frozen)
+    return isinstance(x, Pair | Unresolved | Frozen)
 
 
-def both(op: Callable[..., Any], *xs: Split) -> Split:
+def both(op: Callable[..., Any], *xs: Pair) -> Pair:
     """A map that is linear with non-negative weights: the same on value and mass.
 
     Args:
@@ -134,13 +138,13 @@ def both(op: Callable[..., Any], *xs: Split) -> Split:
       *xs: pairs.
 
     Returns:
-      Split.
+      Pair.
     """
     mass = None if any(x.t is None for x in xs) else op(*(x.t for x in xs))
-    return Split(op(*(x.f for x in xs)), mass, pending=any(x.pending for x in xs))
+    return Pair(op(*(x.f for x in xs)), mass, pending=any(x.pending for x in xs))
 
 
-def affine(x: Split, op: Callable[[Any], Any], mass: Callable[[Any], Any]) -> Split:
+def affine(x: Pair, op: Callable[[Any], Any], mass: Callable[[Any], Any]) -> Pair:
     """``op`` on the value, ``mass`` on the mass, still the same affine map for LRP.
 
     Args:
@@ -149,24 +153,24 @@ def affine(x: Split, op: Callable[[Any], Any], mass: Callable[[Any], Any]) -> Sp
       mass: function of the mass.
 
     Returns:
-      Split.
+      Pair.
     """
-    return Split(op(x.f), None if x.t is None else mass(x.t), pending=x.pending)
+    return Pair(op(x.f), None if x.t is None else mass(x.t), pending=x.pending)
 
 
-def negative(x: Split) -> Split:
+def negative(x: Pair) -> Pair:
     """The streams swapped.
 
     Args:
       x: pair.
 
     Returns:
-      Split.
+      Pair.
     """
     return affine(x, lambda f: -f, lambda t: t)
 
 
-def convex_of(x: Split, y: Any, slope: float = 1.0) -> Split:
+def convex_of(x: Pair, y: Any, slope: float = 1.0) -> Pair:
     """The pair of ``y``, a convex function of ``x.f`` with slopes in ``[0, slope]``.
 
     n' = slope * n and p' = y + n', which is convex and nondecreasing in (p, n).
@@ -177,9 +181,9 @@ def convex_of(x: Split, y: Any, slope: float = 1.0) -> Split:
       slope: largest slope.
 
     Returns:
-      Split.
+      Pair.
     """
-    return Split(y, None if x.t is None else y + slope * (x.t - x.f))
+    return Pair(y, None if x.t is None else y + slope * (x.t - x.f))
 
 
 @jax.custom_jvp

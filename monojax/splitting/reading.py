@@ -11,7 +11,7 @@ import numpy as np
 from monojax.base.checks import is_concrete
 from monojax.splitting.axes import Axes
 from monojax.splitting.modes import Mode
-from monojax.splitting.pair import Frozen, Split, SplitError, both
+from monojax.splitting.pair import Frozen, Pair, SplitError, both
 from monojax.splitting.sites import INPUT, Layout, Site
 from monojax.splitting.transform import Traced, check_shifts, trace
 from monojax.splitting.walk import Walk
@@ -24,7 +24,7 @@ class Prepared:
     traced: Traced
     mode: Mode
     shifts: dict[int, Any]
-    x: Split
+    x: Pair
     sites: tuple[Site, ...]
     classes: int | None
     """Number of outputs, None for a scalar."""
@@ -73,7 +73,7 @@ def prepare(
             "lambda x: model.apply(variables, x[None])[0]; for a batch use jax.vmap over this call."
         )
     mass = jnp.abs(leaf) if input == "centre" else leaf
-    pair = Split(leaf, mass if mode.mass else None)
+    pair = Pair(leaf, mass if mode.mass else None)
     axes = Axes(traced.closed)
     survey = Walk(mode, axes=axes)
     jax.eval_shape(lambda pair: (traced.run(survey, [pair]), ())[1], pair)
@@ -98,7 +98,7 @@ def check_target(target: Any, classes: int | None) -> jax.Array:
       TypeError: if it is no integer.
     """
     if classes is None:
-        if target is not None and not (is_concrete(target) and target == 0):
+        if target is not None and not (is_concrete(target) and np.asarray(target) == 0):
             raise ValueError(f"fn has one scalar output: target must be 0 or None, got {target!r}.")
         return jnp.ones(())
     if target is None or np.shape(target) != () or not np.issubdtype(_dtype(target), np.integer):
@@ -121,16 +121,16 @@ def _dtype(x: Any) -> Any:
 class Reading:
     """What was found at one place."""
 
-    value: Split
+    value: Pair
     """The pair there, re-centred."""
-    slope: tuple[Split, ...]
+    slope: tuple[Pair, ...]
     """Derivatives of the seeded outputs with respect to (f, t) there, one per seed."""
     layout: Layout | None
 
 
 def read(
     ready: Prepared, indices: Sequence[int], seeds: Sequence[tuple[float, float]], target: Any
-) -> tuple[dict[int, Reading], Split]:
+) -> tuple[dict[int, Reading], Pair]:
     """Values and derivatives at places.
 
     Args:
@@ -147,6 +147,7 @@ def read(
       ValueError: on a target out of range.
     """
     weights = check_target(target, ready.classes)
+    _check_places(ready, indices)
     layouts = {site.index: site.layout for site in ready.sites}
     layouts[INPUT] = ready.layout
     sizes = _gradient_sizes(ready, weights) if ready.mode.balanced else {}
@@ -163,7 +164,7 @@ def _tapped(ready: Prepared, indices: Sequence[int], sizes: dict[int, Any]) -> A
     shapes = {site.index: ((*site.steps, *site.shape), site.dtype) for site in ready.sites}
     shapes[INPUT] = (ready.x.f.shape, ready.x.f.dtype)
     zeros = {i: jnp.zeros(*shapes[i]) for i in indices}
-    taps = {i: Split(zero, zero if ready.mode.mass else None) for i, zero in zeros.items()}
+    taps = {i: Pair(zero, zero if ready.mode.mass else None) for i, zero in zeros.items()}
 
     def forward(taps):
         want = frozenset(indices)
@@ -181,12 +182,12 @@ def _tapped(ready: Prepared, indices: Sequence[int], sizes: dict[int, Any]) -> A
     return jax.vjp(forward, taps, has_aux=True)
 
 
-def _seed(out: Split, weights: jax.Array, on_value: float, on_mass: float) -> Split:
+def _seed(out: Pair, weights: jax.Array, on_value: float, on_mass: float) -> Pair:
     """Derivatives of a result on the output's pair."""
     seed = lambda a, size: size * jnp.broadcast_to(weights, a.shape).astype(a.dtype)
     mass = None if out.t is None else seed(out.t, on_mass)
     # Only arrays in the cotangent: same tree as the output's.
-    return Split(seed(out.f, on_value), mass, pending=out.pending)
+    return Pair(seed(out.f, on_value), mass, pending=out.pending)
 
 
 def _gradient_sizes(ready: Prepared, weights: jax.Array) -> dict[int, jax.Array]:
@@ -198,6 +199,24 @@ def _gradient_sizes(ready: Prepared, weights: jax.Array) -> dict[int, jax.Array]
         axis=tuple(range(len(site.steps), len(site.steps) + len(site.shape)))
     )
     return {site.index: mean(site) for site in sites}
+
+
+def _check_places(ready: Prepared, indices: Sequence[int]) -> None:
+    """Raises for places that have no map in this mode."""
+    for site in ready.sites:
+        if site.index not in indices:
+            continue
+        if site.hidden:
+            raise SplitError(
+                f"layer {site.path or site.index!r} lies inside a function with a derivative rule "
+                "of its own (jax.custom_jvp or jax.custom_vjp), which knows no derivative there: "
+                "ask for a layer outside it, or put monojax.tag on what goes into it."
+            )
+        if jnp.issubdtype(site.dtype, jnp.complexfloating):
+            raise SplitError(
+                f"layer {site.path or site.index!r} holds complex values, {site.dtype}: maps are "
+                "of real ones; ask for a layer before or behind them."
+            )
 
 
 def at_step(reading: Reading, step: int | None) -> Reading:

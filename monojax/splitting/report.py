@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from monojax.splitting.modes import SplitMode
-from monojax.splitting.pair import Split
+from monojax.splitting.notes import Note
+from monojax.splitting.pair import Pair
 from monojax.splitting.sites import Site
 from monojax.splitting.transform import check_options, trace
-from monojax.splitting.walk import Note, Walk
+from monojax.splitting.walk import Walk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,8 @@ class SplitReport:
     """Parts that are exact, but not convex."""
     local: tuple[Note, ...]
     """Parts that hold near the input only."""
+    rules: tuple[Note, ...] = ()
+    """Functions with a derivative rule of their own, of which the split takes the values alone."""
 
     @property
     def kind(self) -> str:
@@ -45,6 +48,7 @@ class SplitReport:
             ("without a rule", self.missing),
             ("exact, not convex", self.not_dc),
             ("local", self.local),
+            ("own derivative rules, not followed", self.rules),
         ):
             lines += [f"{title}:"] if notes else []
             lines += [f"  {n.primitive} in {n.path or '(no name)'}: {n.reason}" for n in notes]
@@ -89,7 +93,7 @@ def split_report(
     def survey(x):
         traced = trace(fn, x, args)
         walk = Walk(SplitMode(pool, strategy, freeze=freeze), lenient=True)
-        traced.run(walk, [Split(leaf, jnp.abs(leaf)) for leaf in traced.leaves])
+        traced.run(walk, [Pair(leaf, jnp.abs(leaf)) for leaf in traced.leaves])
         walks.append(walk)
         return ()
 
@@ -97,5 +101,7 @@ def split_report(
     (walk,) = walks
     notes = lambda status: tuple(dict.fromkeys(n for n in walk.notes if n.status == status))
     return SplitReport(
-        tuple(walk.sites), walk.counts, notes("missing"), notes("exact"), notes("local")
+        tuple(walk.sites),
+        walk.counts,
+        *map(notes, ("missing", "exact", "local", "rule")),
     )

@@ -1,7 +1,7 @@
 """The table of rules: what the split of each primitive is.
 
 A rule is a function ``rule(walk, eqn, *args)`` that returns the result, or a list of results where
-the primitive has several. Arguments that depend on the input are `Split` pairs or `Frozen`
+the primitive has several. Arguments that depend on the input are `Pair` pairs or `Frozen`
 values, all others are plain arrays. ``walk.bind(eqn, *values)`` evaluates the equation itself.
 """
 
@@ -13,6 +13,9 @@ Rule = Callable[..., Any]
 RULES: dict[str, Rule] = {}
 AFFINE: set[str] = set()
 """Primitives that keep an affine map affine where one argument is a pair."""
+
+PLACES = frozenset({"conv_general_dilated", "dot_general", "name"})
+"""Primitives at whose input there is a place for maps: contractions and tags."""
 
 NAMED: dict[str, Rule] = {}
 """Jitted functions that are one linear map of (data, weights), by name: not walked through."""
@@ -66,3 +69,16 @@ def register_rule(*primitives: str, affine: bool = False) -> Callable[[Rule], Ru
         return rule
 
     return add
+
+
+def takes_anything(rule: Rule) -> Rule:
+    """Marks a rule that is given functions of one variable as they are.
+
+    Args:
+      rule: the rule.
+
+    Returns:
+      The same rule.
+    """
+    rule.takes_anything = True  # type: ignore[attr-defined]
+    return rule

@@ -1,44 +1,73 @@
-"""Rules of what holds other jaxprs: calls are walked through, loops and branches part by part."""
+"""Rules of what holds other jaxprs: calls, functions with a rule of their own, branches."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from monojax.base import compat
 from monojax.base.checks import is_concrete
-from monojax.base.jaxprs import STRUCTURED, structure_of
-from monojax.splitting.pair import Frozen, Split, SplitError, Unresolved, depends, value_of
-from monojax.splitting.rules import NAMED, Rule, register_rule
-from monojax.splitting.trips import trip_count
+from monojax.base.jaxprs import STRUCTURED, Call, CustomRule, inner_equations, structure_of
+from monojax.splitting.pair import Frozen, Pair, Unresolved, depends, value_of
+from monojax.splitting.rules import NAMED, PLACES, register_rule, takes_anything
 
-
-def takes_anything(rule: Rule) -> Rule:
-    """Marks a rule that is given functions of one variable as they are.
-
-    Args:
-      rule: the rule.
-
-    Returns:
-      The same rule.
-    """
-    rule.takes_anything = True  # type: ignore[attr-defined]
-    return rule
+OWN_RULE = "it has a derivative rule of its own: the split is of what it computes, not of that rule"
 
 
 @register_rule(*(name for name in STRUCTURED if name not in ("scan", "while", "cond")))
 @takes_anything
 def call(walk: Any, eqn: Any, *args: Any) -> list[Any]:
-    """Walks through the body; custom derivatives and rematerialisation are left out."""
-    called: Any = structure_of(eqn)
-    whole = NAMED.get(getattr(called, "name", ""))
+    """Walks through the body; functions with a derivative rule of their own see `custom`."""
+    called = structure_of(eqn)
+    if isinstance(called, CustomRule):
+        return custom(walk, eqn, called, *args)
+    assert isinstance(called, Call)
+    whole = NAMED.get(called.name)
     data = None if whole is None else walk.resolved(args[0])
     # Under a vmap inside fn there is one axis more: then its body is walked.
-    if isinstance(data, Split) and data.f.ndim == 4 and not depends(args[1]):
+    if isinstance(data, Pair) and data.f.ndim == 4 and not depends(args[1]):
         assert whole is not None
         return [whole(walk, eqn, data, args[1])]
     return walk.run(called.body, args)
+
+
+def custom(walk: Any, eqn: Any, called: CustomRule, *args: Any) -> list[Any]:
+    """A function with a derivative of its own: `jax.custom_jvp`, `jax.custom_vjp`.
+
+    The split and LRP are of what a function computes: its body is walked, and if it is not one of
+    jax's own the rule is noted. Where only derivatives are wanted, fn's own rule is followed, and
+    places inside the body have no maps; but what is to be held inside (freeze) is held, and a mode
+    may ask for the body (guided backpropagation for a ReLU).
+    """
+    if not walk.mode.ordinary:
+        if "/jax/_src/" not in called.name.replace("\\", "/"):
+            walk.note("rule", f"{called.kind} {called.name}".strip(), OWN_RULE)
+        return walk.run(called.body, args)
+    if walk.mode.opens(called):
+        return walk.run(called.body, args)
+    has_places = any(inside.primitive.name in PLACES for inside in inner_equations(called.body))
+    known: list[Any] = []
+    part = walk.fork()
+    if walk.mode.freeze:
+        known = [part.resolved(out) for out in part.run(called.body, args)]
+    elif has_places:
+        abstractly(lambda args: part.run(called.body, args), args)
+    if part.holds:
+        walk.adopt(part)
+        walk.records.update(part.records)
+        return known
+    part.sites = [dataclasses.replace(site, hidden=True) for site in part.sites]
+    walk.adopt(part)
+    values = walk.differentiated(eqn, [walk.resolved(arg) for arg in args])
+    return [_with_value(*both) for both in zip(known, values, strict=True)] if known else values
+
+
+def _with_value(known: Any, value: Any) -> Any:
+    """What is known of a result as a function of one variable, with the value of its own rule."""
+    if isinstance(known, Unresolved | Pair) and isinstance(value, Pair):
+        return dataclasses.replace(known, f=value.f)
+    return value
 
 
 def carried(walk: Any, value: Any, kind: str) -> Any:
@@ -55,8 +84,8 @@ _ORDER = ("plain", "frozen", "split")
 def kind_of(walk: Any, value: Any) -> str:
     """What has to be carried for ``value``."""
     if isinstance(value, Unresolved):
-        return "split" if jnp.issubdtype(value.f.dtype, jnp.floating) else "frozen"
-    if isinstance(value, Split):
+        return "split" if jnp.issubdtype(value.f.dtype, jnp.inexact) else "frozen"
+    if isinstance(value, Pair):
         return "split"
     return "frozen" if isinstance(value, Frozen) else "plain"
 
@@ -76,81 +105,6 @@ def abstractly(fn: Callable[..., Any], *args: Any) -> Any:
 
     jax.eval_shape(body, *args)
     return out[0]
-
-
-@register_rule("scan")
-@takes_anything
-def scan(walk: Any, eqn: Any, *args: Any) -> list[Any]:
-    """A scan of the split body; its places have a step axis in front."""
-    loop: Any = structure_of(eqn)
-    consts, carry, xs = loop.parts([walk.settled(arg) for arg in args])
-    return split_scan(walk, loop.body, consts, carry, xs, loop.length, loop.reverse)
-
-
-def split_scan(
-    walk: Any,
-    body: compat.ClosedJaxpr,
-    consts: Sequence[Any],
-    init: Sequence[Any],
-    xs: Sequence[Any],
-    length: int,
-    reverse: bool = False,
-) -> list[Any]:
-    """A scan whose carry and slices may hold pairs.
-
-    Args:
-      walk: the walk.
-      body: jaxpr of (consts, carry, slices) -> (carry, outputs).
-      consts: what every step sees.
-      init: the carry before the first step.
-      xs: arrays or pairs with a step axis in front.
-      length: number of steps.
-      reverse: whether steps run from the last to the first.
-
-    Returns:
-      The last carry, then the stacked outputs.
-    """
-    num = len(init)
-    part: list[Any] = []
-
-    def step(kinds: Sequence[str], carry: Any, slices: Any, at: Any) -> Any:
-        inner = walk.fork(taps=at[0], shifts=at[1], sizes=at[2], steps=(*walk.steps, length))
-        outs = [inner.settled(out) for out in inner.run(body, [*consts, *carry, *slices])]
-        part[:] = [inner]
-        found = [wider(kind, kind_of(walk, o)) for kind, o in zip(kinds, outs, strict=False)]
-        carry = [carried(inner, out, kind) for out, kind in zip(outs, kinds, strict=False)]
-        return found, (carry, (outs[num:], inner.records))
-
-    first = jax.tree.map(lambda a: a[0], list(xs))
-    kinds = [kind_of(walk, value) for value in init]
-    while True:
-        start = [carried(walk, value, kind) for value, kind in zip(init, kinds, strict=True)]
-        found = abstractly(lambda c, x, k=kinds: step(k, c, x, ({}, {}, {}))[0], start, first)
-        if found == kinds:
-            break
-        kinds = found
-    inside = range(walk.counter, part[0].counter)
-    fed = tuple({i: d[i] for i in inside if i in d} for d in (walk.taps, walk.shifts, walk.sizes))
-    carry, (ys, records) = jax.lax.scan(
-        lambda c, x: step(kinds, c, *x)[1], start, (list(xs), fed), length, reverse
-    )
-    walk.adopt(part[0])
-    walk.records.update(records)
-    return [*carry, *ys]
-
-
-@register_rule("while")
-@takes_anything
-def while_loop(walk: Any, eqn: Any, *args: Any) -> list[Any]:
-    """A loop whose number of steps is known before it starts: a scan."""
-    loop: Any = structure_of(eqn)
-    args = tuple(walk.settled(arg) for arg in args)
-    steps = trip_count(loop, args)
-    if isinstance(steps, str):
-        place = f"in {walk.where!r}" if walk.where else "outside any named module"
-        raise SplitError(f"cannot split the primitive 'while' {place}: {steps}.")
-    _, consts, init = loop.parts(args)
-    return split_scan(walk, loop.body, consts, init, (), length=steps)
 
 
 @register_rule("cond")

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from monojax.splitting.freeze import factors, hold
-from monojax.splitting.pair import Frozen, Split, affine, both, negative, value_of
+from monojax.splitting.pair import Frozen, Pair, affine, both, negative, value_of
 from monojax.splitting.rules import named_call, register_rule
 from monojax.splitting.sites import Layout
 
@@ -31,7 +31,7 @@ _PLACED = {
 
 
 @register_rule(*_SAME, affine=True)
-def same(walk: Any, eqn: Any, x: Split, *rest: Any) -> Any:
+def same(walk: Any, eqn: Any, x: Pair, *rest: Any) -> Any:
     """The same map on both streams."""
     if not eqn.primitive.multiple_results:
         return both(lambda a: walk.bind(eqn, a, *rest), x)
@@ -46,7 +46,7 @@ def barrier(walk: Any, eqn: Any, *args: Any) -> list[Any]:
 
 
 @register_rule(*_PLACED)
-def placed(walk: Any, eqn: Any, *args: Any) -> Split:
+def placed(walk: Any, eqn: Any, *args: Any) -> Pair:
     """Joins and places data; what is constant becomes a pair by its sign."""
     name = eqn.primitive.name
     data = _PLACED[name] or tuple(range(len(args)))
@@ -54,12 +54,12 @@ def placed(walk: Any, eqn: Any, *args: Any) -> Split:
 
 
 @register_rule("select_n")
-def select(walk: Any, eqn: Any, which: Any, *cases: Any) -> Split:
+def select(walk: Any, eqn: Any, which: Any, *cases: Any) -> Pair:
     """Chooses between pairs."""
     return choose(walk, eqn, (which, *cases), tuple(range(1, len(cases) + 1)))
 
 
-def choose(walk: Any, eqn: Any, args: Any, data: tuple[int, ...]) -> Split:
+def choose(walk: Any, eqn: Any, args: Any, data: tuple[int, ...]) -> Pair:
     """The equation on both streams of its data operands, all others as they are.
 
     Args:
@@ -69,11 +69,11 @@ def choose(walk: Any, eqn: Any, args: Any, data: tuple[int, ...]) -> Split:
       data: which of them hold data.
 
     Returns:
-      Split; noted as exact but not convex if the choice depends on the input.
+      Pair; noted as exact but not convex if the choice depends on the input.
     """
     name = eqn.primitive.name
     where = [arg for i, arg in enumerate(args) if i not in data]
-    if any(isinstance(arg, Split | Frozen) for arg in where):
+    if any(isinstance(arg, Pair | Frozen) for arg in where):
         walk.note("exact", name, "chooses by values that depend on the input")
     pairs = {i: walk.pair(args[i], name) for i in data}
 
@@ -87,26 +87,29 @@ def choose(walk: Any, eqn: Any, args: Any, data: tuple[int, ...]) -> Split:
 
 
 @register_rule("convert_element_type", affine=True)
-def convert(walk: Any, eqn: Any, x: Split) -> Split | Frozen:
-    """Changes the precision; conversion to integers holds the value."""
-    if jnp.issubdtype(eqn.params["new_dtype"], jnp.floating):
+def convert(walk: Any, eqn: Any, x: Pair) -> Pair | Frozen:
+    """Changes the precision; conversion to integers holds the value; complex ones have no order."""
+    new = eqn.params["new_dtype"]
+    if jnp.issubdtype(new, jnp.complexfloating) and not walk.mode.ordinary:
+        return walk.missing(eqn, (x,), "complex values have no order, so no monotone parts")
+    if jnp.issubdtype(new, jnp.inexact):
         return both(lambda a: walk.bind(eqn, a), x)
     walk.note("exact", "convert_element_type", "rounds to integers")
     return Frozen(walk.bind(eqn, x.f))
 
 
 @register_rule("neg", affine=True)
-def neg(walk: Any, eqn: Any, x: Split) -> Split:
+def neg(walk: Any, eqn: Any, x: Pair) -> Pair:
     """Swaps the streams."""
     return negative(x)
 
 
 @register_rule("add", "add_any", affine=True)
-def add(walk: Any, eqn: Any, x: Any, y: Any) -> Split:
+def add(walk: Any, eqn: Any, x: Any, y: Any) -> Pair:
     """Adds pairs; a constant goes to one stream by its sign."""
-    if isinstance(x, Split) and isinstance(y, Split):
+    if isinstance(x, Pair) and isinstance(y, Pair):
         return both(lambda a, b: a + b, x, y)
-    x, y = (x, y) if isinstance(x, Split) else (y, x)
+    x, y = (x, y) if isinstance(x, Pair) else (y, x)
     constant = walk.pair(y, "add")
     shape = eqn.outvars[0].aval.shape
     out = affine(x, lambda f: f + constant.f, lambda t: t + constant.t)
@@ -115,10 +118,10 @@ def add(walk: Any, eqn: Any, x: Any, y: Any) -> Split:
 
 
 @register_rule("sub", affine=True)
-def sub(walk: Any, eqn: Any, x: Any, y: Any) -> Split:
+def sub(walk: Any, eqn: Any, x: Any, y: Any) -> Pair:
     """Adds the swapped pair."""
-    y = negative(y) if isinstance(y, Split) else _negated(y)
-    return add(walk, eqn, x if isinstance(x, Split | Frozen) else jnp.asarray(x), y)
+    y = negative(y) if isinstance(y, Pair) else _negated(y)
+    return add(walk, eqn, x if isinstance(x, Pair | Frozen) else jnp.asarray(x), y)
 
 
 def _negated(y: Any) -> Any:
@@ -128,13 +131,13 @@ def _negated(y: Any) -> Any:
 @register_rule("mul", affine=True)
 def mul(walk: Any, eqn: Any, x: Any, y: Any) -> Any:
     """Multiplies by a constant; a negative one swaps the streams."""
-    if isinstance(x, Split) and isinstance(y, Split):
+    if isinstance(x, Pair) and isinstance(y, Pair):
         reason = "it multiplies two values that both depend on the input"
         operands = factors(walk, "mul", x, y)
         if operands is None:
             return walk.missing(eqn, (x, y), reason, "product")
         x, y = operands
-    x, y = (x, y) if isinstance(x, Split) else (y, x)
+    x, y = (x, y) if isinstance(x, Pair) else (y, x)
     k = _factor(walk, "mul", y)
     return affine(x, lambda f: f * k, lambda t: t * jnp.abs(k))
 
@@ -142,12 +145,12 @@ def mul(walk: Any, eqn: Any, x: Any, y: Any) -> Any:
 @register_rule("div", affine=True)
 def div(walk: Any, eqn: Any, x: Any, y: Any) -> Any:
     """Divides by a constant."""
-    if isinstance(y, Split):
+    if isinstance(y, Pair):
         if "normalizer" not in walk.mode.freeze:
             reason = "it divides by a value that depends on the input"
             return walk.missing(eqn, (x, y), reason, "normalizer")
         y = hold(walk, y.f, "normalizer", "div")
-        if not isinstance(x, Split):
+        if not isinstance(x, Pair):
             return walk.held(eqn, (x, y))
     k = _factor(walk, "div", y)
     return affine(x, lambda f: f / k, lambda t: t / jnp.abs(k))
@@ -163,12 +166,12 @@ def _factor(walk: Any, name: str, k: Any) -> Any:
 def contraction(walk: Any, eqn: Any, x: Any, y: Any) -> Any:
     """A convolution or matrix product with constant weights: W on the value, |W| on the mass."""
     name = eqn.primitive.name
-    if isinstance(x, Split) and isinstance(y, Split):
+    if isinstance(x, Pair) and isinstance(y, Pair):
         operands = factors(walk, name, x, y)
         if operands is None:
             return walk.missing(eqn, (x, y), "both of its operands depend on the input", "product")
         x, y = operands
-    left = isinstance(x, Split)
+    left = isinstance(x, Pair)
     data, weights = (x, y) if left else (y, x)
     data = walk.enter(
         data,
@@ -184,7 +187,7 @@ def contraction(walk: Any, eqn: Any, x: Any, y: Any) -> Any:
 
 
 @named_call("monojax_depthwise_conv")
-def depthwise(walk: Any, eqn: Any, x: Split, weights: Any) -> Split:
+def depthwise(walk: Any, eqn: Any, x: Pair, weights: Any) -> Pair:
     """A depthwise convolution written as shifts and sums: one contraction all the same."""
     data = walk.enter(walk.mode.settle(x), "conv", walk.where, Layout(0, 3, (1, 2)))
     return walk.mode.contract(lambda a, w: walk.bind(eqn, a, w)[0], data, weights)
@@ -199,6 +202,6 @@ def _layout(eqn: Any, left: bool) -> Layout | None:
 
 
 @register_rule("name", affine=True)
-def named(walk: Any, eqn: Any, x: Split) -> Split:
+def named(walk: Any, eqn: Any, x: Pair) -> Pair:
     """A tag: a place with a name."""
     return walk.enter(x, "tag", eqn.params["name"], walk.layout(eqn.invars[0]))

@@ -2,8 +2,11 @@
 
 import dataclasses
 import difflib
+import operator
 from collections.abc import Sequence
 from typing import Any
+
+from monojax.base.checks import is_concrete
 
 INPUT = -1
 """Number of the place before everything: the input itself."""
@@ -35,6 +38,8 @@ class Site:
     layout: Layout | None = None
     steps: tuple[int, ...] = ()
     """Lengths of the scans around it, outermost first."""
+    hidden: bool = False
+    """Inside a function whose own derivative rule is followed: no map can be read there."""
 
     @property
     def scope(self) -> tuple[str, ...]:
@@ -66,7 +71,8 @@ def find_site(sites: Sequence[Site], layer: Any) -> tuple[int, int | None]:
         return INPUT, None
     if isinstance(layer, str):
         site = _named(sites, layer)
-    elif isinstance(layer, int) and not isinstance(layer, bool):
+    elif hasattr(layer, "__index__") and is_concrete(layer) and not isinstance(layer, bool):
+        layer = operator.index(layer)
         if not 0 <= layer < len(sites):
             raise ValueError(
                 f"layer {layer} does not exist: fn has {len(sites)} places, 0 to {len(sites) - 1}; "

@@ -9,11 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from monojax.base import compat
-from monojax.base.checks import is_concrete
-from monojax.splitting import rules_calls, rules_linear, rules_max  # noqa: F401  the table
+from monojax.base.checks import is_concrete, one_of
+from monojax.splitting import (  # noqa: F401  the table
+    rules_calls,
+    rules_linear,
+    rules_loops,
+    rules_max,
+)
 from monojax.splitting.freeze import check_freeze
 from monojax.splitting.modes import POOLS, RECENTRE, Mode, SplitMode
-from monojax.splitting.pair import Frozen, Split, SplitPair, value_of
+from monojax.splitting.pair import Frozen, Pair, SplitError, SplitPair, value_of
 from monojax.splitting.walk import Walk
 
 INPUTS = ("centre", "positive")
@@ -57,6 +62,8 @@ def trace(fn: Callable[..., Any], x: Any, args: tuple[Any, ...]) -> Traced:
 
     Raises:
       TypeError: if a leaf of x is not floating point.
+      ValueError: on NaN in x; if fn cannot be traced at x: a batch where fn takes one example, an
+        image with its axes in another order, a module in train mode.
     """
     leaves, x_tree = jax.tree.flatten(x)
     leaves = [_float_leaf(leaf) for leaf in leaves]
@@ -76,8 +83,34 @@ def trace(fn: Callable[..., Any], x: Any, args: tuple[Any, ...]) -> Traced:
         return flat_out
 
     rest = [arg_leaves[i] for i in arrays]
-    closed = jax.make_jaxpr(flat)(leaves, rest)
+    try:
+        closed = jax.make_jaxpr(flat)(leaves, rest)
+    except Exception as error:
+        message = _tracing_failed(error, [leaf.shape for leaf in leaves])
+        if message is None:
+            raise
+        raise ValueError(message) from error
     return Traced(closed, leaves, rest, trees[0])
+
+
+def _tracing_failed(error: Exception, shapes: list[tuple[int, ...]]) -> str | None:
+    """What to do about an error that fn raised while it was traced; None for errors of its own."""
+    name = type(error).__name__
+    if name == "TraceContextError":
+        return (
+            "fn changes the state of a module while it is traced, as nnx modules in train mode do "
+            "(BatchNorm its statistics, Dropout its keys): call model.eval() first, or write fn "
+            f"with nnx.split and nnx.merge. It said: {error}"
+        )
+    of_shapes = name.startswith("Scope") or isinstance(error, TypeError | ValueError)
+    if not of_shapes or isinstance(error, SplitError | jax.errors.JAXTypeError):
+        return None
+    listed = ", ".join(map(str, shapes))
+    return (
+        f"fn cannot be evaluated at x of shape {listed}. If x is a batch and fn takes ONE example, "
+        "use jax.vmap over this call; if x is an image, its axes must be in fn's own order (flax "
+        f"reads [height, width, channels], torch [channels, height, width]). It said: {error}"
+    )
 
 
 def _float_leaf(leaf: Any) -> jax.Array:
@@ -106,18 +139,11 @@ def check_options(pool: Any, recentre: Any, kind: Any = "centre") -> tuple[str, 
     Raises:
       ValueError: on another name.
     """
-    if pool not in POOLS:
-        raise ValueError(f"pool must be one of {POOLS}, got {pool!r}.")
-    if kind not in INPUTS:
-        raise ValueError(f"input must be one of {INPUTS}, got {kind!r}.")
+    one_of(pool, POOLS, "pool")
+    one_of(kind, INPUTS, "input")
     if isinstance(recentre, Shifts):
         return "none", recentre.arrays
-    if recentre not in RECENTRE:
-        raise ValueError(
-            f"recentre must be one of {RECENTRE} or the result of monojax.splitting.calibrate, "
-            f"got {recentre!r}."
-        )
-    return recentre, {}
+    return one_of(recentre, RECENTRE, "recentre (or the result of calibrate)"), {}
 
 
 class SplitFunction:
@@ -135,7 +161,7 @@ class SplitFunction:
         """The two parts at ``x``; ``args`` are not split."""
         traced = trace(self._fn, x, args)
         mass = jnp.abs if self._input == "centre" else lambda leaf: leaf
-        return self._run(traced, [Split(leaf, mass(leaf)) for leaf in traced.leaves])
+        return self._run(traced, [Pair(leaf, mass(leaf)) for leaf in traced.leaves])
 
     def streams(self, p: Any, n: Any, *args: Any) -> SplitPair:
         """The two parts as functions of the streams, at the input p - n.
@@ -151,9 +177,9 @@ class SplitFunction:
         """
         traced = trace(self._fn, jax.tree.map(lambda a, b: a - b, p, n), args)
         masses = jax.tree.leaves(jax.tree.map(lambda a, b: a + b, p, n))
-        return self._run(traced, [Split(f, t) for f, t in zip(traced.leaves, masses, strict=True)])
+        return self._run(traced, [Pair(f, t) for f, t in zip(traced.leaves, masses, strict=True)])
 
-    def _run(self, traced: Traced, pairs: list[Split]) -> SplitPair:
+    def _run(self, traced: Traced, pairs: list[Pair]) -> SplitPair:
         walk = Walk(SplitMode(self._pool, self._strategy, freeze=self._freeze), shifts=self._shifts)
         outs = traced.run(walk, pairs)
         check_shifts(self._shifts, walk)
@@ -164,7 +190,7 @@ class SplitFunction:
         return SplitPair(unflatten([o.p for o in outs]), unflatten([o.n for o in outs]), kind)
 
 
-def _output(walk: Walk, out: Any) -> Split:
+def _output(walk: Walk, out: Any) -> Pair:
     if isinstance(out, Frozen):
         return SplitMode().constant(value_of(out))
     return walk.pair(out, "the output")
@@ -267,11 +293,11 @@ def calibrate(
     strategy, _ = check_options(pool, recentre)
     mode = SplitMode(pool, strategy, freeze=freeze)
     traced = trace(fn, x0, args)
-    pairs = [Split(leaf, jnp.abs(leaf)) for leaf in traced.leaves]
+    pairs = [Pair(leaf, jnp.abs(leaf)) for leaf in traced.leaves]
     return Shifts({i: k for i, (_, k) in _everything(traced, mode, pairs).items()})
 
 
-def _everything(traced: Traced, mode: Mode, pairs: list[Split]) -> dict[int, Any]:
+def _everything(traced: Traced, mode: Mode, pairs: list[Pair]) -> dict[int, Any]:
     """Pair and shift at every numbered place."""
     survey = Walk(mode)
     jax.eval_shape(lambda pairs: _none(traced.run(survey, pairs)), pairs)

@@ -94,6 +94,55 @@ def test_rollout_of_a_vit_and_of_jax_attention(x64):
     np.testing.assert_allclose(weights, want, atol=1e-6)
 
 
+LATE = {
+    "divided behind the product": lambda s, v: (jnp.exp(s) @ v) / jnp.exp(s).sum(-1, keepdims=True),
+    "in powers of two": lambda s, v: (jnp.exp2(s) @ v) * (1 / jnp.exp2(s).sum(-1))[:, None],
+    "by a column of ones": lambda s, v: (lambda both: both[:, :-1] / both[:, -1:])(
+        jnp.exp(s - s.max()) @ jnp.concatenate([v, jnp.ones_like(v[:, :1])], 1)
+    ),
+    "keys first": lambda s, v: (jnp.einsum("kq,kd->qd", jnp.exp(s.T), v).T / jnp.exp(s).sum(-1)).T,
+}
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_weights_that_are_normalised_behind_the_product(problem, name):
+    """The same shares as of a softmax before it."""
+    x, w = problem
+
+    def late(x, part):
+        scores = (x @ part[0]) @ (x @ part[1]).T
+        base = jnp.log(2.0) if name == "in powers of two" else 1.0
+        return x + LATE[name](scores / base, x @ part[2])
+
+    def fn(x):
+        for part in w:
+            x = late(x, part)
+        return x.sum(0)
+
+    scanned = lambda x: jax.lax.scan(lambda x, part: (late(x, part), None), x, w)[0]
+    given, looped, weights = jax.jit(
+        lambda x: (
+            attention_rollout(fn, x),
+            attention_rollout(scanned, x),
+            attention_weights(fn, x),
+        )
+    )(x)
+    want = by_hand(np.asarray(x), w, 0.5)
+    np.testing.assert_allclose(given, want, atol=1e-12)
+    np.testing.assert_allclose(looped, want, atol=1e-12)
+    np.testing.assert_allclose(np.stack(weights).sum(-1), 1, atol=1e-12)
+
+
+def test_options_as_jax_scalars(problem):
+    x, w = problem
+    fn = lambda x: head(x, w[0])
+    half, two, one = jnp.float32(0.5), jnp.float32(2), jnp.int32(1)
+    found = jax.jit(lambda x: attention_rollout(fn, x, residual=half, query=one))(x)
+    np.testing.assert_allclose(found, attention_rollout(fn, x)[1], atol=1e-7)
+    with pytest.raises(ValueError, match="residual must lie"):
+        jax.jit(lambda x: attention_rollout(fn, x, residual=two))(x)
+
+
 def test_bad_input(problem):
     x, w = problem
     fn = lambda x: head(x, w[0])

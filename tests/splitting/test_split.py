@@ -230,7 +230,7 @@ def test_unsupported_primitives_are_named(fn, name):
     "change, message",
     [
         (dict(pool="max"), "pool must be one of .*'max'"),
-        (dict(recentre="half"), "recentre must be one of .*'half'"),
+        (dict(recentre="half"), r"recentre .*must be one of .*'half'"),
         (dict(input="center"), "input must be one of .*'center'"),
     ],
 )
@@ -249,6 +249,69 @@ def test_bad_inputs_are_refused():
         mj.split(lambda x: jnp.ones((2, 4)) @ x, recentre=shifts)(jnp.ones(4))
     with pytest.raises(ValueError, match="tag"):
         mj.tag(jnp.ones(3), "")
+
+
+class Trained(nnx.Module):
+    def __init__(self, *layers, rngs):
+        self.first = nnx.Linear(3, 4, rngs=rngs)
+        self.layers = nnx.List([layer(rngs) for layer in layers])
+
+    def __call__(self, x):
+        x = self.first(x)
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [lambda rngs: nnx.BatchNorm(4, rngs=rngs)],
+        [lambda rngs: nnx.Dropout(0.5, rngs=rngs)],
+        [lambda rngs: nnx.BatchNorm(4, rngs=rngs), lambda rngs: nnx.Dropout(0.5, rngs=rngs)],
+    ],
+)
+def test_nnx_modules_in_train_mode_say_what_to_do(layers):
+    model, x = Trained(*layers, rngs=nnx.Rngs(0)), jnp.ones(3)
+    fn = lambda x: model(x[None])[0]
+    for method in (
+        lambda: mj.split(fn)(x),
+        lambda: mj.split_report(fn, x),
+        lambda: mj.attribution.gradient(fn, x, 0),
+    ):
+        with pytest.raises(ValueError, match=r"model\.eval\(\)"):
+            method()
+    model.eval()
+    pair = mj.split(fn)(x)
+    np.testing.assert_allclose(pair.g - pair.h, fn(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(5, 8, 8, 2), (2, 8, 8), (8, 8, 3), (8, 8)])
+def test_batches_and_other_axes_say_what_to_do(shape):
+    module = Plain()
+    variables, _ = build(module, dtype=jnp.float32)
+    fn, x = example(module, variables), jnp.ones(shape)
+    message = rf"x of shape \({shape[0]}, .*jax\.vmap.*\[height, width, channels\]"
+    for method in (
+        lambda: mj.split(fn)(x),
+        lambda: mj.split_report(fn, x),
+        lambda: mj.attribution.split_grad(fn, x, 0),
+    ):
+        with pytest.raises(ValueError, match=message):
+            method()
+
+
+def test_an_error_of_fn_itself_is_passed_on():
+    class Own(RuntimeError):
+        pass
+
+    def fn(x):
+        raise Own("mine")
+
+    with pytest.raises(Own, match="mine"):
+        mj.split(fn)(jnp.ones(3))
+    with pytest.raises(jax.errors.TracerBoolConversionError):
+        mj.split(lambda x: x if x[0] > 0 else -x)(jnp.ones(3))
 
 
 def test_models_have_torchvisions_number_of_parameters():
