@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 
 from monojax.base.checksum import tree_checksum
-from monojax.base.paths import check_path
+from monojax.base.paths import check_path, local_path
 from monojax.saving import variables as arrays
 from monojax.saving.fields import Reader, class_name, encode
 
@@ -49,10 +49,10 @@ def save(
       TypeError: if a field or a variable has no form that can be written and read back.
       ValueError: if the path is one that orbax could not read again.
     """
-    path = check_path(path)
-    if path.exists() and not (overwrite and (path / MODEL).is_file()):
+    folder: Path = check_path(local_path(path))
+    if folder.exists() and not (overwrite and (folder / MODEL).is_file()):
         raise FileExistsError(
-            f"{path} exists; nothing was written. Choose another path"
+            f"{folder} exists; nothing was written. Choose another path"
             + ("." if overwrite else ", or pass overwrite=True to replace a model.")
         )
     description, tree = arrays.pack(variables)
@@ -64,16 +64,16 @@ def save(
         "checksum": tree_checksum(tree),
     }
     record["digest"] = _digest(record)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         (temporary / "model").mkdir()
         arrays.write(temporary / "model" / VARIABLES, tree)
         (temporary / "model" / MODEL).write_text(json.dumps(record, indent=2) + "\n")
-        _put_in_place(temporary, path)
+        _put_in_place(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return path
+    return folder
 
 
 def load(
@@ -96,7 +96,7 @@ def load(
         or is damaged: a digest covers the fields as well as the variables. It tells accidents
         from the file that was written; it is no signature against somebody who writes another.
     """
-    path = Path(path).absolute()
+    path = local_path(path)
     file = path / MODEL
     if not file.is_file():
         raise FileNotFoundError(f"{path} holds no {MODEL}; is it a folder written by mj.save?")

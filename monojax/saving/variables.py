@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from monojax.base.extras import require
+from monojax.base.trees import check_leaf, leaf_names, shapes
 
 
 def pack(variables: Any) -> tuple[Any, dict[str, Any]]:
@@ -28,9 +29,12 @@ def pack(variables: Any) -> tuple[Any, dict[str, Any]]:
 
     Raises:
       TypeError: on a container, a key or a leaf that could not be read back.
+      ValueError: if orbax would write two arrays under one name.
     """
     description, tree = _pack(variables, "variables")
-    return description, {} if tree is None else tree
+    tree = {} if tree is None else tree
+    leaf_names(tree)
+    return description, tree
 
 
 def unpack(description: Any, tree: Any) -> Any:
@@ -71,11 +75,9 @@ def write(path: Path, tree: dict[str, Any]) -> None:
         found = checkpointer.metadata(path)
     found = getattr(found, "item_metadata", found)
     found = getattr(found, "tree", found)
-    leaves = jax.tree_util.tree_leaves_with_path
-    wrote = {_name(where): (leaf.shape, leaf.dtype) for where, leaf in leaves(tree)}
-    reads = {_name(where): (leaf.shape, leaf.dtype) for where, leaf in leaves(found)}
+    wrote, reads = shapes(tree), shapes(found)
     if wrote != reads:
-        bad = sorted(set(wrote.items()) ^ set(reads.items()), key=str)[0][0]
+        bad = min(name for name in wrote.keys() | reads if wrote.get(name) != reads.get(name))
         raise ValueError(f"orbax cannot read back what it wrote at {bad}; give it another name.")
 
 
@@ -157,18 +159,13 @@ def _pack_dict(value: Mapping[Any, Any], where: str) -> tuple[Any, Any]:
 
 def _host(value: Any, where: str) -> tuple[np.ndarray, str]:
     """A leaf as a host array in this machine's byte order, and a key's implementation."""
+    check_leaf(value, where)
     impl = ""
     if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         impl, value = str(jax.random.key_impl(value)), jax.random.key_data(value)
     elif type(value) in (bool, int, float, complex):
         value = jnp.asarray(value)
-    if isinstance(value, jax.core.Tracer):
-        raise TypeError(f"{where} is traced; save outside of jit.")
-    if not isinstance(value, (np.ndarray, np.generic, jax.Array)):
-        raise TypeError(f"{where} is a {type(value).__name__}, which cannot be saved; use arrays.")
     array = np.asarray(jax.device_get(value))
-    if not (jnp.issubdtype(array.dtype, np.number) or array.dtype == np.bool_):
-        raise TypeError(f"{where} is an array of {array.dtype}, which cannot be saved.")
     return array.astype(array.dtype.newbyteorder("="), copy=False), impl
 
 
@@ -189,7 +186,3 @@ def _unpack(description: Any, tree: Any) -> Any:
             return make(_unpack(d, parts.get(str(i))) for i, d in enumerate(description[kind]))
     parts = {} if tree is None else tree
     return {key: _unpack(item, parts.get(key)) for key, item in description.items()}
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return "".join(f"[{getattr(entry, 'key', getattr(entry, 'idx', entry))!r}]" for entry in path)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from monojax.base.paths import as_directory
 from monojax.training.workdir import plain_config, write_atomically
 
 
@@ -30,9 +31,9 @@ class Cells:
         self, workdir: Path, reuse: str = "", older: Callable[[Any], Any] = lambda inputs: inputs
     ):
         """See the class."""
-        self.directory, self.older = Path(workdir) / "cells", older
+        self.directory, self.older = as_directory(workdir) / "cells", older
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.places = [self.directory, *([Path(reuse) / "cells"] if reuse else [])]
+        self.places = [self.directory, *([as_directory(reuse) / "cells"] if reuse else [])]
 
     def get(
         self,
@@ -75,5 +76,5 @@ def _name(label: str, inputs: Any) -> str:
 
 
 def _read(directory: Path, name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    with np.load(directory / f"{name}.npz") as curves:
+    with np.load(io.BytesIO((directory / f"{name}.npz").read_bytes())) as curves:
         return json.loads((directory / f"{name}.json").read_text()), dict(curves)

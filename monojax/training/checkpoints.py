@@ -5,7 +5,6 @@ import os
 import shutil
 import warnings
 import zlib
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +13,8 @@ import numpy as np
 
 from monojax.base.checksum import tree_checksum
 from monojax.base.extras import require
+from monojax.base.paths import check_path, is_local
+from monojax.base.trees import check_leaf, leaf_names, shapes
 
 
 class CheckpointError(RuntimeError):
@@ -27,15 +28,19 @@ class Checkpoints:
     complete, so a crash leaves the previous checkpoint as the latest.
 
     Args:
-      directory: where to keep them; made absolute, as orbax asks.
+      directory: where to keep them, on this machine or by an address such as "gs://bucket/run".
       keep: how many to keep (None: all). Two or more leave a way back from a damaged file.
+
+    Raises:
+      ValueError: if the path is one that orbax could not read again; nothing is written then.
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int | None = 2):
         """See the class."""
         # Imported here, not with monojax: orbax costs half a second.
         self._ocp = require("orbax.checkpoint")
-        self.directory = Path(directory).absolute()
+        self.directory = check_path(directory, "the directory of checkpoints")
+        self._unread: dict[int, Any] = {}  # saved in the background, not read back yet
         self.directory.mkdir(parents=True, exist_ok=True)
         # This process alone, also where there are several: orbax would wait for the others.
         process = jax.process_index()
@@ -49,7 +54,7 @@ class Checkpoints:
         )
         self._manager = self._ocp.CheckpointManager(self.directory, options=options)
 
-    def save(self, step: int, state: Any, meta: dict[str, Any] | None = None) -> Path:
+    def save(self, step: int, state: Any, meta: dict[str, Any] | None = None) -> Any:
         """Writes the state of ``step``; returns before the disk is done (see :meth:`wait`).
 
         Args:
@@ -59,7 +64,13 @@ class Checkpoints:
 
         Returns:
           The checkpoint's directory.
+
+        Raises:
+          CheckpointError: if the state holds what no checkpoint can, or the one before was not
+            written as it was given.
         """
+        check_state(state)
+        self.wait()  # orbax would, too; and the one before is read back
         host = _to_host(state)
         loop = json.loads(json.dumps(meta or {}))
         record = {"checksum": _record_checksum(host, loop), "loop": loop}
@@ -72,11 +83,13 @@ class Checkpoints:
                 pass
             self._manager.delete(step)
         args = self._ocp.args
+        tree = _fill_empty(host)
         self._manager.save(
             step,
-            args=args.Composite(state=args.StandardSave(host), meta=args.JsonSave(record)),
+            args=args.Composite(state=args.StandardSave(tree), meta=args.JsonSave(record)),
             force=True,
         )
+        self._unread[step] = shapes(tree)
         return self.directory / str(step)
 
     def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
@@ -92,8 +105,10 @@ class Checkpoints:
           ``(step, state, meta)``, or None if there is no checkpoint at all.
 
         Raises:
-          CheckpointError: if there are checkpoints and none can be read.
+          CheckpointError: if there are checkpoints and none can be read, or ``like`` is a state
+            that no checkpoint can hold.
         """
+        check_state(like)
         steps = sorted(self._manager.all_steps(), reverse=True)
         failures = []
         for step in steps:
@@ -122,7 +137,7 @@ class Checkpoints:
         Args:
           steps: what to keep.
         """
-        self._manager.wait_until_finished()
+        self.wait()
         for step in set(self._manager.all_steps()) - steps:
             self._manager.delete(step)
 
@@ -131,33 +146,56 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def wait(self) -> None:
-        """Returns when everything saved so far is on disk."""
+        """Returns when everything saved so far is on disk, and its metadata was read back.
+
+        Raises:
+          CheckpointError: if it is not what was given.
+        """
         self._manager.wait_until_finished()
+        for step in sorted(self._unread):
+            wrote = self._unread.pop(step)
+            try:
+                found = self._manager.item_metadata(step)["state"]
+                same = shapes(getattr(found, "tree", found)) == wrote
+            except Exception as error:  # whatever orbax raises where it finds nothing
+                raise CheckpointError(
+                    f"{self.directory / str(step)} cannot be read back ({_first_line(error)})."
+                ) from error
+            if not same:
+                raise CheckpointError(f"{self.directory / str(step)} is not what was saved.")
 
     def close(self) -> None:
         """Waits and releases orbax's threads."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
 
     def _read(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         args = self._ocp.args
-        template = _to_host(like)
+        template = _template(like)
         found = self._manager.restore(
             step,
-            args=args.Composite(state=args.StandardRestore(template), meta=args.JsonRestore()),
+            args=args.Composite(
+                state=args.StandardRestore(_fill_empty(template)), meta=args.JsonRestore()
+            ),
         )
-        _check_like(found["state"], template)
+        state = jax.tree.map(
+            lambda leaf, model: leaf if model.size else model, found["state"], template
+        )
+        _check_like(state, template)
         loop = found["meta"]["loop"]
-        if _record_checksum(found["state"], loop) != found["meta"]["checksum"]:
+        if _record_checksum(state, loop) != found["meta"]["checksum"]:
             raise ValueError("its checksum does not agree with its content")
-        return _from_host(found["state"], like), loop
+        return _from_host(state, like), loop
 
     def _set_aside(self, steps: list[int]) -> None:
         for step in steps:
             path = self.directory / str(step)
             target = path.with_name(f"{step}.damaged")
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(path, target)
+            if target.exists():
+                _remove(target)
+            path.rename(target)
         if steps:
             self._manager.reload()
 
@@ -166,11 +204,61 @@ def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
+def check_state(state: Any) -> None:
+    """Raises if a state holds what no checkpoint can: to be called before the first step.
+
+    Args:
+      state: pytree.
+
+    Raises:
+      CheckpointError: on a leaf that is no array, two leaves of one name, or no leaf at all.
+    """
+    try:
+        names = leaf_names(state)
+        for name, leaf in names.items():
+            check_leaf(leaf, f"the state's {name}")
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"this state cannot be saved: {error}") from None
+    if not names:
+        raise CheckpointError("this state cannot be saved: it holds no arrays.")
+
+
+def _template(like: Any) -> Any:
+    """Host arrays of the shapes and dtypes of a state, whose own memory may be donated already."""
+
+    def empty(leaf):
+        if _is_key(leaf):
+            leaf = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
+        elif not isinstance(leaf, jax.Array):
+            leaf = _native(np.asarray(leaf))
+        return np.zeros(leaf.shape, leaf.dtype)
+
+    return jax.tree.map(empty, like)
+
+
+def _fill_empty(tree: Any) -> Any:
+    """Orbax refuses arrays without elements: one zero stands for them."""
+    return jax.tree.map(lambda leaf: leaf if leaf.size else np.zeros(1, np.uint8), tree)
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    """In this machine's byte order, which is what a file gives back."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _remove(path: Any) -> None:
+    """Deletes a folder, here or in a store."""
+    if is_local(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.rmtree()
+
+
 def _to_host(tree: Any) -> Any:
     """Host arrays; PRNG keys as their raw data, which is what a file can hold."""
     raw = jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, tree)
     # An array of its own, so that a donated buffer cannot change under the background writer.
-    return jax.tree.map(lambda leaf: np.array(jax.device_get(leaf)), raw)
+    return jax.tree.map(lambda leaf: np.array(_native(np.asarray(jax.device_get(leaf)))), raw)
 
 
 def _from_host(tree: Any, like: Any) -> Any:

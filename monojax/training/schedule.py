@@ -69,7 +69,7 @@ class Keep:
     ``best/``.
 
     Args:
-      workdir: directory of the run, local or an address such as gs://bucket/run; None keeps
+      workdir: directory of the run, local or an address such as "gs://bucket/run"; None keeps
         nothing on disk.
       config: what identifies the run; a directory made with another one is refused. Needed where
         there is a workdir.

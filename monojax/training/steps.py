@@ -44,7 +44,10 @@ def create_state(
     optimizer: optax.GradientTransformation,
     model_state: Any = None,
 ) -> TrainState:
-    """A state at step 0.
+    """A state at step 0, in memory of its own.
+
+    Every leaf is a copy: a step donates the state's memory, which must not be shared between two
+    leaves (tied weights, the start that lbfgs and prodigy remember) nor with the caller.
 
     Args:
       key: PRNG key for the run's own randomness (not for the parameters, which exist already).
@@ -55,13 +58,14 @@ def create_state(
     Returns:
       TrainState.
     """
-    return TrainState(
+    state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=optimizer.init(params),
         model_state={} if model_state is None else model_state,
         key=key,
     )
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
 
 
 def train_step(
@@ -76,7 +80,8 @@ def train_step(
 
     Args:
       loss_fn: see :class:`LossFn`.
-      optimizer: optax transformation.
+      optimizer: optax transformation. One that needs more than the gradient (`reduce_on_plateau`,
+        `lbfgs` with its line search) gets the loss as ``value`` and ``value_fn``, and ``grad``.
       state: current state.
       batch: pytree of arrays, this device's part.
       axis_name: the `pmap` axis; gradients, metrics and float model state are averaged over it.
@@ -94,7 +99,14 @@ def train_step(
         metrics, grads = jax.lax.pmean((metrics, grads), axis_name)
         model_state = jax.tree.map(functools.partial(_mean, axis_name), model_state)
     metrics["grad_norm"] = jnp.sqrt(sum(jnp.vdot(g, g).real for g in jax.tree.leaves(grads)))
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    # What some optimisers ask for beside the gradient; the others are not shown it.
+    more = {
+        "value": metrics["loss"],
+        "grad": grads,
+        "value_fn": _value_fn(loss_fn, state.model_state, batch, key, axis_name),
+    }
+    update = optax.with_extra_args_support(optimizer).update
+    updates, opt_state = update(grads, state.opt_state, state.params, **more)
     state = state.replace(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
@@ -102,6 +114,32 @@ def train_step(
         model_state=model_state,
     )
     return state, metrics
+
+
+def _value_fn(
+    loss_fn: LossFn, model_state: Any, batch: Any, key: jax.Array, axis_name: str | None
+) -> Callable[[Any], jax.Array]:
+    """The loss over the batches of all devices, a function of the parameters alone."""
+
+    def local(params):
+        return loss_fn(params, model_state, batch, key, axis_name)[0]
+
+    if axis_name is None:
+        return local
+
+    # The derivative of a mean over devices would be this device's own: said by hand.
+    @jax.custom_vjp
+    def value(params):
+        return jax.lax.pmean(local(params), axis_name)
+
+    def forward(params):
+        return jax.lax.pmean(jax.value_and_grad(local)(params), axis_name)
+
+    def backward(grads, cotangent):
+        return (jax.tree.map(lambda g: (cotangent * g).astype(g.dtype), grads),)
+
+    value.defvjp(forward, backward)
+    return value
 
 
 def _mean(axis_name: str, leaf: jax.Array) -> jax.Array:

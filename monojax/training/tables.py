@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from monojax.training.workdir import as_directory, write_atomically
+from monojax.base.paths import as_directory
+from monojax.training.workdir import write_atomically
 
 
 class Table:

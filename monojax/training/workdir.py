@@ -3,17 +3,16 @@
 import dataclasses
 import json
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from monojax.base.extras import require
+from monojax.base import paths
+from monojax.base.paths import is_local
 
 CONFIG = "config.json"
-_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(/?)")
 
 
 class WorkdirError(ValueError):
@@ -38,7 +37,7 @@ class Versioned:
 
 
 def as_directory(path: str | os.PathLike) -> Any:
-    """A directory on this machine, or in a store that is named by an address.
+    """A work directory on this machine, or in a store that is named by an address.
 
     Args:
       path: a local path, or an address such as "gs://bucket/run" (as text: pathlib would fold its
@@ -48,31 +47,12 @@ def as_directory(path: str | os.PathLike) -> Any:
       An absolute `pathlib.Path`, or an `etils.epath.Path` with the same methods.
 
     Raises:
-      WorkdirError: if an address has lost a slash.
-      ImportError: if etils, which reads addresses, is not installed.
+      WorkdirError: if an address has lost a slash, or a name holds what orbax takes for a pattern.
     """
-    text = os.fspath(path)
-    address = _ADDRESS.match(text)
-    if address is None:
-        return Path(text).absolute()
-    if not address.group(2):
-        raise WorkdirError(
-            f"{text!r} looks like an address that lost a slash, as pathlib.Path makes of one; "
-            f"give it as text: {address.group(1)}://{text[address.end() :]}."
-        )
-    return require("etils.epath", "train").Path(text)
-
-
-def is_local(path: str | os.PathLike) -> bool:
-    """True for a path on this machine, False for an address such as "gs://bucket/run".
-
-    Args:
-      path: see :func:`as_directory`.
-
-    Returns:
-      bool.
-    """
-    return _ADDRESS.match(os.fspath(path)) is None
+    try:
+        return paths.check_path(path, "the work directory")
+    except ValueError as error:
+        raise WorkdirError(str(error)) from None
 
 
 def open_workdir(path: str | os.PathLike, config: Any) -> Any:
@@ -132,7 +112,7 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> Any:
     """
     data = content.encode() if isinstance(content, str) else content
     if not is_local(path):
-        remote = as_directory(path)
+        remote = paths.as_directory(path)
         remote.write_bytes(data)  # stores replace an object as a whole
         return remote
     path = Path(path)

@@ -142,3 +142,74 @@ def test_seeds_compile_once():
     assert len(traces) == 1
     with pytest.raises(ValueError, match="at least 1"):
         training.over_seeds(run, batch_size=0)
+
+
+OPTIMIZERS = {
+    "sgd": lambda: optax.sgd(0.1),
+    "lbfgs": optax.lbfgs,  # remembers the start; its line search wants value, grad, value_fn
+    "prodigy": lambda: optax.contrib.prodigy(1.0),  # remembers the start
+    "schedule_free": lambda: optax.contrib.schedule_free_adamw(0.1),
+    "plateau": lambda: optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=1)),
+    "polyak": optax.polyak_sgd,  # wants value
+    "backtracking": lambda: optax.chain(
+        optax.scale_by_lbfgs(),
+        optax.scale(-1.0),
+        optax.scale_by_backtracking_linesearch(5, store_grad=True),  # value_fn and its gradient
+    ),
+}
+SLOW = [pytest.param("lbfgs", marks=pytest.mark.slow)]  # its zoom takes 15 s to compile
+
+
+def tied_loss(params, model_state, batch, key, axis_name):
+    error = jnp.tanh(batch["x"] @ params["a"]) @ params["b"].T - batch["x"]
+    return jnp.square(error).mean() + 0.01 * jnp.square(params["a"]).sum(), (model_state, {})
+
+
+@pytest.mark.parametrize("name", [*sorted(OPTIMIZERS.keys() - {"lbfgs"}), *SLOW])
+def test_optimisers_of_any_kind_and_tied_weights(name):
+    """At 97de41c: "donate the same buffer twice", a missing `value`, the caller's key deleted."""
+    optimizer, weights, key = OPTIMIZERS[name](), jnp.full((5, 5), 0.3), jax.random.key(2)
+    params = {"a": weights, "b": weights}
+    state = training.create_state(key, params, optimizer)
+    step = training.jit_step(tied_loss, optimizer)
+    losses = []
+    for _ in range(4):
+        state, metrics = step(state, {"x": DATA})
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < losses[0]
+    np.testing.assert_array_equal(params["a"], np.full((5, 5), 0.3, np.float32))
+    assert jax.random.key_data(key).shape  # the caller's own are still there
+
+
+def test_the_state_shares_no_memory():
+    """With the caller's model state, with numpy arrays, and under vmap."""
+    statistics = {"mean": jnp.zeros(3)}
+    state = training.create_state(
+        jax.random.key(0), {"w": np.ones(3)}, optax.sgd(0.1), model_state=statistics
+    )
+    assert state.model_state["mean"] is not statistics["mean"]
+    for leaf in jax.tree.leaves(state):
+        leaf.delete()
+    assert statistics["mean"].sum() == 0
+    make = lambda w: training.create_state(jax.random.key(0), {"w": w}, optax.adam(0.1))
+    many = jax.vmap(make)(jnp.ones((4, 3)))
+    assert many.params["w"].shape == (4, 3) and many.step.shape == (4,)
+
+
+@needs_8
+@pytest.mark.parametrize("name", ["backtracking", *SLOW])
+def test_a_line_search_on_eight_devices_is_that_of_one(name):
+    """value_fn is the mean over devices, and so is its gradient."""
+    optimizer = OPTIMIZERS[name]()
+    params = {"a": jnp.full((5, 5), 0.3), "b": jnp.full((5, 5), -0.2)}
+    one = training.create_state(jax.random.key(2), params, optimizer)
+    many = training.replicate(one)
+    step, pstep = training.jit_step(tied_loss, optimizer), training.pmap_step(tied_loss, optimizer)
+    for _ in range(2):
+        one, metrics = step(one, {"x": DATA})
+        many, found = pstep(many, training.shard_batch({"x": DATA}))
+    np.testing.assert_allclose(found["loss"], np.full(8, metrics["loss"]), rtol=1e-5)
+    for a, b in zip(
+        *map(jax.tree.leaves, (one.params, training.unreplicate(many).params)), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
