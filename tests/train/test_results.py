@@ -1,5 +1,6 @@
 """The index of results names every folder and file that is there; titles of rows have room."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -40,4 +41,4 @@ def test_titles_of_rows_do_not_run_into_each_other(height):
     for box, row in zip(boxes, axes, strict=True):
         place = row[0].get_window_extent()
         assert box.y0 > place.y0 - 12 and box.y1 < place.y1 + 12
-    assert all(above.y0 > below.y1 for above, below in zip(boxes, boxes[1:], strict=False))
+    assert all(above.y0 > below.y1 for above, below in itertools.pairwise(boxes))
