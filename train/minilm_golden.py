@@ -2,11 +2,10 @@
 
 Cosines of three sentences, the STS Benchmark (dev and test), the effective dimension of the SNLI
 entailment sentences and the error of cutting to it. Embeddings are cached in the work directory,
-in the form that `embed` reads and others may use.
+in the form that `train.monocon.features.embed` reads and others may use.
 """
 
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from monojax.metrics import effective_dimension, reconstruction_error, sts_score
 from monojax.models.minilm_text import SentenceEncoder
 from monojax.training import Table
 from train.checks import at_least
+from train.monocon.features import embed
 from train.reporting import provenance
 
 THREE = ("The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium.")
@@ -33,42 +33,6 @@ GOLDEN = {
     "SNLI RMSE train, 1e-3": (4.90, 0.02),
     "STS-B RMSE test, 1e-3": (10.29, 0.05),
 }
-
-
-def embed(
-    encoder: SentenceEncoder, texts: Sequence[str], cache: Path, step: int = 2048, tick: Any = None
-) -> np.ndarray:
-    """Raw embeddings of texts, read from a cache if it holds them.
-
-    Args:
-      encoder: the encoder.
-      texts: not empty.
-      cache: an .npz file; written in parts of ``step`` texts, so that a killed run goes on.
-      step: texts per part.
-      tick: called with the number of texts that are done.
-
-    Returns:
-      float32 `[n, 384]`, not normalised.
-    """
-    texts = list(texts)
-    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
-    done = np.zeros((0, encoder.module.width), np.float32)
-    if cache.is_file():
-        with np.load(cache) as found:
-            if str(found["texts"]) == digest:
-                done = found["vectors"]
-    if tick and len(done):
-        tick(len(done))
-    while len(done) < len(texts):
-        part = encoder.encode(texts[len(done) : len(done) + step]).vectors
-        done = np.concatenate([done, part])
-        partial = cache.with_name(f".{cache.name}")
-        with partial.open("wb") as file:
-            np.savez(file, texts=digest, vectors=done)
-        partial.replace(cache)
-        if tick:
-            tick(len(part))
-    return done
 
 
 def sentence_sets(config: Any) -> dict[str, list[str]]:

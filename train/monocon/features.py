@@ -1,6 +1,9 @@
 """Features that are computed once and kept in a file: frozen parts of published encoders."""
 
+import hashlib
+import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,9 @@ import numpy as np
 
 from monojax.data import images
 from monojax.models.efficientnet import efficientnet_input
+from monojax.models.minilm_text import SentenceEncoder
 from monojax.models.pretrained import load_pretrained
+from monojax.training import write_atomically
 
 BLOCKS = 15
 """Blocks of EfficientNet-Lite0 that are frozen; one more follows."""
@@ -43,7 +48,9 @@ def lite_maps(
                 f"train: {len(pixels)} images through the frozen blocks, once: {path}", flush=True
             )
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write(path, _maps(module, variables, pixels, side))
+            buffer = io.BytesIO()
+            np.save(buffer, _maps(module, variables, pixels, side))
+            write_atomically(path, buffer.getvalue())
         parts.append((np.load(path), labels))
     train, test = parts
     return train, test, variables["params"][f"block_{BLOCKS}"]
@@ -62,8 +69,41 @@ def _maps(module: Any, variables: Any, pixels: np.ndarray, side: int, batch: int
     return np.concatenate([np.asarray(one(pixels[part])) for part in rows])[: len(pixels)]
 
 
-def _write(path: Path, array: np.ndarray) -> None:
-    partial = path.with_name(f".{path.name}")
-    with partial.open("wb") as file:
-        np.save(file, array)
-    partial.replace(path)
+def text_digest(texts: Sequence[str]) -> str:
+    """What a cache of embeddings is recognised by."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+def embed(
+    encoder: SentenceEncoder, texts: Sequence[str], cache: Path, step: int = 2048, tick: Any = None
+) -> np.ndarray:
+    """Raw embeddings of texts, read from a cache if it holds them.
+
+    Args:
+      encoder: the encoder.
+      texts: not empty.
+      cache: an .npz file; written in parts of ``step`` texts, so that a killed run goes on.
+      step: texts per part.
+      tick: called with the number of texts that are done.
+
+    Returns:
+      float32 `[n, 384]`, not normalised.
+    """
+    texts = list(texts)
+    digest = text_digest(texts)
+    done = np.zeros((0, encoder.module.width), np.float32)
+    if cache.is_file():
+        with np.load(cache) as found:
+            if str(found["texts"]) == digest:
+                done = found["vectors"]
+    if tick and len(done):
+        tick(len(done))
+    while len(done) < len(texts):
+        part = encoder.encode(texts[len(done) : len(done) + step]).vectors
+        done = np.concatenate([done, part])
+        buffer = io.BytesIO()
+        np.savez(buffer, texts=np.array(digest), vectors=done)
+        write_atomically(cache, buffer.getvalue())
+        if tick:
+            tick(len(part))
+    return done

@@ -1,6 +1,5 @@
 """Sentence pairs for MonoCon: trained on SNLI's entailments, judged on the STS Benchmark."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ import numpy as np
 from monojax.data.text import snli, stsb, unique
 from monojax.models.minilm import MiniLM, load_minilm
 from monojax.models.minilm_text import SentenceEncoder, Tokenizer
-from train.minilm_golden import embed
 from train.monocon.data import Paired, Problem, paired_views
 from train.monocon.encoders import Cached
+from train.monocon.features import embed, text_digest
 
 LENGTHS = 16
 """Training batches are padded to multiples of so many tokens: few shapes to compile."""
@@ -114,7 +113,7 @@ class _Vectors:
 
     def __call__(self, name: str, texts: Sequence[str]) -> np.ndarray:
         path = self.cache / f"{name}.npz"
-        digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
+        digest = text_digest(texts)
         if path.is_file():
             with np.load(path) as found:
                 if str(found["texts"]) == digest and len(found["vectors"]) == len(texts):

@@ -8,7 +8,6 @@ fresh moments.
 
 import dataclasses
 import operator
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from monojax.layers import MonotoneHead
 from monojax.training import (
     ArrayBatches,
     Checkpoints,
+    Clock,
     Keep,
     Schedule,
     TrainState,
@@ -177,21 +177,17 @@ def optimizers(recipe: Any, steps: int) -> tuple[Any, Any]:
     return warm_up, main
 
 
-class Clocked:
-    """Batches that know how long the step has waited for them."""
+class Collated:
+    """Batches of the loop, each put together by a function of the problem."""
 
     def __init__(self, batches: ArrayBatches, collate: Callable[[Any], Any]):
-        """Wraps batches of the loop; ``collate`` is applied to each."""
-        self.collate = collate
-        self.batches, self.waited, self.started = batches, 0.0, time.perf_counter()
+        """Wraps ``batches``; ``collate`` is applied to each."""
+        self.batches, self.collate = batches, collate
         self.get_state, self.set_state = batches.get_state, batches.set_state
 
     def __next__(self) -> Any:
         """The next batch."""
-        start = time.perf_counter()
-        batch = self.collate(next(self.batches))
-        self.waited += time.perf_counter() - start
-        return batch
+        return self.collate(next(self.batches))
 
 
 class Epochs:
@@ -220,7 +216,7 @@ class Trained:
     best_epoch: int
     epochs: int
     waiting: float
-    """Share of the main phase's time in which the step waited for data, in this process."""
+    """Share of the main phase's time in which the step waited for data; NaN if not measured."""
     history: list[dict[str, Any]]
     """What `evaluate` gave, before the main phase and at every validation."""
 
@@ -249,70 +245,98 @@ def train(
       Trained.
     """
     key_params, key_warm, key_main = jax.random.split(jax.random.key(seed), 3)
-
-    def source(salt: int) -> Clocked:
-        order = {"seed": seed + salt, "keep_last": recipe.keep_last}
-        batches = ArrayBatches(model.problem.train, recipe.batch_size, **order)
-        return Clocked(batches, model.problem.collate)
-
-    batches = source(0)
-    steps = batches.batches.batches_per_epoch
-    warm_up, main = optimizers(recipe, steps)
     params, state = model.init(key_params)
     if not jax.tree.leaves(params):  # frozen features without a head
         found = jax.device_get(dict(evaluate(params, state, 0)))
         return Trained(params, state, 0, 0, 0.0, [found])
-    config = translated("monocon", {"recipe": dict(recipe), "seed": seed, "head": repr(model.head)})
-    epochs = bar and Epochs(bar, steps)
+    phases = _Phases(model, recipe, seed, directory, bar, parallel)
     if model.head is not None and recipe.warmup_epochs:
-        first = create_state(key_warm, params, warm_up, state)
-        run = _fit(
-            first,
-            _advance(model.loss_fn(recipe.temperature, frozen=True), warm_up, parallel),
-            parallel,
-            schedule=Schedule(steps * recipe.warmup_epochs, log_every=steps),
-            keep=Keep(directory / "warmup", config, tensorboard=False),
-            batches=source(1_000_003),
-            bar=epochs,
-            name=f"{directory.name} warm-up",
-        )
-        params, state = run.params, run.model_state
+        params, state = phases.warm_up(key_warm, params, state)
     before = jax.device_get(dict(evaluate(params, state, 0)))
-    start = create_state(key_main, params, main, state)
-
-    def measure(now: TrainState) -> Metrics:
-        now = unreplicate(now) if parallel else now
-        return evaluate(now.params, now.model_state, int(now.step) // steps)
-
-    batches.started = time.perf_counter()
-    end = _fit(
-        start,
-        _advance(model.loss_fn(recipe.temperature, frozen=False), main, parallel),
-        parallel,
-        schedule=Schedule(
-            steps * recipe.epochs,
-            log_every=steps,
-            eval_every=steps * recipe.validate_every,
-            checkpoint_every=steps * recipe.validate_every,
-            patience=steps * recipe.patience,
-        ),
-        keep=Keep(directory / "main", config, ("score", "max"), tensorboard=False),
-        batches=batches,
-        evaluate=measure,
-        bar=epochs,
-        name=directory.name,
-    )
-    waiting = batches.waited / (time.perf_counter() - batches.started)
+    end = phases.main(key_main, params, state, evaluate)
     best = _best(directory / "main", end, parallel)
-    lines = [line for line in read_metrics(directory / "main") if "score" in line]
+    lines = read_metrics(directory / "main")
     return Trained(
         best.params,
         best.model_state,
-        int(best.step) // steps,
-        int(end.step) // steps,
-        waiting,
-        [before, *lines],
+        int(best.step) // phases.steps,
+        int(end.step) // phases.steps,
+        _waiting(lines),
+        [before, *(line for line in lines if "score" in line)],
     )
+
+
+class _Phases:
+    """Warm-up and main phase of one training: what they share is given once."""
+
+    def __init__(self, model, recipe, seed, directory, bar, parallel):
+        self.model, self.recipe, self.seed = model, recipe, seed
+        self.directory, self.parallel = directory, parallel
+        self.steps = self._batches(0).batches.batches_per_epoch
+        self.optimizers = optimizers(recipe, self.steps)
+        self.bar = bar and Epochs(bar, self.steps)
+        identity = {"recipe": dict(recipe), "seed": seed, "head": repr(model.head)}
+        self.config = translated("monocon", identity)
+
+    def warm_up(self, key: jax.Array, params: Any, state: Any) -> tuple[Any, Any]:
+        """Trains the head under a fixed encoder, whose statistics move; other batches."""
+        optimizer, steps = self.optimizers[0], self.steps
+        run = _fit(
+            create_state(key, params, optimizer, state),
+            _advance(self._loss(frozen=True), optimizer, self.parallel),
+            self.parallel,
+            schedule=Schedule(steps * self.recipe.warmup_epochs, log_every=steps),
+            keep=Keep(self.directory / "warmup", self.config, tensorboard=False),
+            batches=self._batches(1_000_003),
+            bar=self.bar,
+            name=f"{self.directory.name} warm-up",
+        )
+        return run.params, run.model_state
+
+    def main(self, key: jax.Array, params: Any, state: Any, evaluate: Any) -> TrainState:
+        """Trains encoder and head until the score has not risen for ``patience`` epochs."""
+        optimizer, steps, recipe = self.optimizers[1], self.steps, self.recipe
+
+        def measure(now: TrainState) -> Metrics:
+            now = unreplicate(now) if self.parallel else now
+            return evaluate(now.params, now.model_state, int(now.step) // steps)
+
+        every = steps * recipe.validate_every
+        return _fit(
+            create_state(key, params, optimizer, state),
+            _advance(self._loss(frozen=False), optimizer, self.parallel),
+            self.parallel,
+            schedule=Schedule(
+                steps * recipe.epochs,
+                log_every=steps,
+                eval_every=every,
+                checkpoint_every=every,
+                patience=steps * recipe.patience,
+            ),
+            keep=Keep(self.directory / "main", self.config, ("score", "max"), tensorboard=False),
+            batches=self._batches(0),
+            evaluate=measure,
+            bar=self.bar,
+            name=self.directory.name,
+            clock=Clock(recipe.batch_size),
+        )
+
+    def _batches(self, salt: int) -> Collated:
+        problem, recipe = self.model.problem, self.recipe
+        order = {"seed": self.seed + salt, "keep_last": recipe.keep_last}
+        return Collated(ArrayBatches(problem.train, recipe.batch_size, **order), problem.collate)
+
+    def _loss(self, frozen: bool) -> Callable[..., Any]:
+        return self.model.loss_fn(self.recipe.temperature, frozen=frozen)
+
+
+def _waiting(lines: list[dict[str, Any]]) -> float:
+    """Share of the time spent waiting for data, over all lines of the log that measured it."""
+    timed = [(line["wait_share"], line["step_seconds"]) for line in lines if "wait_share" in line]
+    if not timed:
+        return float("nan")
+    shares, seconds = np.asarray(timed).T
+    return float((shares * seconds).sum() / seconds.sum())
 
 
 def _advance(loss_fn: Any, optimizer: Any, parallel: bool) -> Callable[..., Any]:
