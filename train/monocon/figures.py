@@ -132,11 +132,11 @@ def clustermaps(results: Any, problem: Problem, workdir: Path) -> None:
         _, curves = _first(results, kind)
         values = {"x": curves["best_x"], "z": unit(curves["best_y"].astype(np.float64))}
         for i, part in enumerate(parts):
-            drawn = _correlation(axes[i, j], values[part])
+            shades = _correlation(axes[i, j], values[part])
             if j == 0:
                 axes[i, j].set_ylabel(parts[part])
         axes[0, j].set_title(f"{TITLES[kind]}\n{axes[0, j].get_title()}", fontsize=9)
-    drawn.colorbar(drawn, ax=axes, shrink=0.6, label="correlation")
+    drawn.colorbar(shades, ax=axes, shrink=0.6, label="correlation")
     drawn.suptitle(f"{problem.title}: correlation of features, {_watched(problem)}")
     save_figure(drawn, workdir / "clustermaps.png", dpi=100)
 
@@ -151,11 +151,11 @@ def over_training(results: Any, problem: Problem, kind: str, workdir: Path) -> N
     for j, epoch in enumerate(epochs):
         x, y = (curves[f"{part}_{epoch}"].astype(np.float64) for part in ("x", "y"))
         for i, values in enumerate((x, y, unit(y))):
-            drawn = _correlation(axes[i, j], values)
+            shades = _correlation(axes[i, j], values)
             if j == 0:
                 axes[i, j].set_ylabel([*PARTS.values()][i])
         axes[0, j].set_title(f"epoch {epoch}\n{axes[0, j].get_title()}", fontsize=9)
-    drawn.colorbar(drawn, ax=axes, shrink=0.5, label="correlation")
+    drawn.colorbar(shades, ax=axes, shrink=0.5, label="correlation")
     drawn.suptitle(f"{problem.title}: {TITLES[kind]}, correlation of features over training")
     save_figure(drawn, workdir / f"dynamics_{kind}.png", dpi=100)
 
@@ -163,11 +163,11 @@ def over_training(results: Any, problem: Problem, kind: str, workdir: Path) -> N
 def _correlation(axis: Any, values: np.ndarray) -> Any:
     found = metrics.feature_correlation(values)
     order = metrics.clustermap_order(found)
-    drawn = axis.imshow(found[order][:, order], cmap="RdBu_r", vmin=-1, vmax=1)
+    shades = axis.imshow(found[order][:, order], cmap="RdBu_r", vmin=-1, vmax=1)
     d_eff = metrics.effective_dimension(values)
     axis.set(xticks=(), yticks=())
     axis.set_title(f"d_eff {d_eff}, rms {metrics.rms_off_diagonal(found):.2f}", fontsize=9)
-    return drawn
+    return shades
 
 
 def _kinds(results: Any) -> list[str]:
