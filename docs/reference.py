@@ -25,6 +25,7 @@ PACKAGES = {
     "monojax.models.pretrained": "Published weights",
     "monojax.data": "Data",
     "monojax.training": "Training",
+    "monojax.saving": "Saving",
 }
 
 
