@@ -196,7 +196,18 @@ def test_the_extras_are_explained():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     build = (ROOT / "BUILD.md").read_text()
     extras = dict(project["optional-dependencies"], core=project["dependencies"])
-    for extra in ("core", "data", "train", "sklearn", "text", "weights", "export", "test", "docs", "dev"):
+    for extra in (
+        "core",
+        "data",
+        "train",
+        "sklearn",
+        "text",
+        "weights",
+        "export",
+        "test",
+        "docs",
+        "dev",
+    ):
         for line in extras[extra]:
             name = re.split(r"[><=\[]", line)[0]
             assert name in build, f"BUILD.md does not say why {name} is there"
