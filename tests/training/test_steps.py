@@ -152,8 +152,7 @@ OPTIMIZERS = {
     "plateau": lambda: optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=1)),
     "polyak": optax.polyak_sgd,  # wants value
     "backtracking": lambda: optax.chain(
-        optax.scale_by_lbfgs(),
-        optax.scale(-1.0),
+        optax.sgd(1.0),
         optax.scale_by_backtracking_linesearch(5, store_grad=True),  # value_fn and its gradient
     ),
 }
