@@ -50,7 +50,7 @@ def _call(strides: tuple[int, ...]) -> Any:
         for i in range(kernel.shape[0]):
             for j in range(kernel.shape[1]):
                 part = x[:, i : i + reach[0] : strides[0], j : j + reach[1] : strides[1]]
-                out = out + part * kernel[i, j, 0]
+                out = out + part * kernel[None, i : i + 1, j : j + 1, 0]
         return out
 
     return jax.jit(monojax_depthwise_conv)

@@ -34,37 +34,42 @@ def plain64(bias):
     return example(module, variables), jnp.abs(x)
 
 
+def run(method, fn, x, target, **options):
+    """Compiled whole: op by op each of these would be hundreds of programs."""
+    return jax.jit(lambda x, target: method(fn, x, target, **options))(x, target)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_one_signature_jitted_and_batched(x64, name):
     """Maps at the layer's own size; jit of vmap gives what one call gives."""
     fn, x = net64()
     method = METHODS[name]
-    one = method(fn, x, 2, layer="last")
+    one = run(method, fn, x, 2, layer="last")
     assert one.shape == (2, 2) and one.dtype == jnp.float64
     batch = jax.jit(jax.vmap(lambda x, y: method(fn, x, y, layer="last")))
     many = batch(jnp.stack([x, -x]), jnp.array([2, 1]))
     np.testing.assert_allclose(many[0], one, atol=1e-11)
-    weights = jnp.ones((3, 4)) * jnp.arange(1.0, 5.0)
-    scaled = method(lambda x, w: w[:, 0] * fn(x)[:3], x, 2, args=(weights,), layer="last")
+    weights = np.ones((3, 4)) * np.arange(1.0, 5.0)
+    scaled = run(method, lambda x, w: w[:, 0] * fn(x)[:3], x, 2, args=(weights,), layer="last")
     np.testing.assert_allclose(scaled, one, atol=1e-11)
 
 
 def test_gradient_and_split_grad_at_one_half(x64):
     fn, x = net64()
-    want = jax.grad(lambda x: fn(x)[1])(x)
-    np.testing.assert_allclose(attribution.gradient(fn, x, 1, reduce="none"), want, atol=1e-12)
-    np.testing.assert_allclose(attribution.gradient(fn, x, 1), want.mean(-1), atol=1e-12)
-    half = attribution.split_grad(fn, x, 1, alpha=0.5)
+    want = jax.jit(jax.grad(lambda x: fn(x)[1]))(x)
+    np.testing.assert_allclose(run(attribution.gradient, fn, x, 1, reduce="none"), want, atol=1e-12)
+    np.testing.assert_allclose(run(attribution.gradient, fn, x, 1), want.mean(-1), atol=1e-12)
+    half = run(attribution.split_grad, fn, x, 1, alpha=0.5)
     np.testing.assert_allclose(half, want.mean(-1) / 2, atol=1e-12)
-    product = attribution.gradient_x_input(fn, x, 1)
+    product = run(attribution.gradient_x_input, fn, x, 1)
     np.testing.assert_allclose(product, (want * x).sum(-1), atol=1e-12)
 
 
 def test_split_cam_at_one_half_is_half_gradient_times_activation(x64):
     fn, x = net64()
     for layer in ["last", "mid"]:
-        cam = attribution.split_cam(fn, x, 1, alpha=0.5, layer=layer)
-        plain = attribution.gradient_x_input(fn, x, 1, layer=layer)
+        cam = run(attribution.split_cam, fn, x, 1, alpha=0.5, layer=layer)
+        plain = run(attribution.gradient_x_input, fn, x, 1, layer=layer)
         np.testing.assert_allclose(cam, plain / 2, atol=1e-12)
 
 
@@ -72,10 +77,10 @@ def test_split_cam_at_one_half_is_half_gradient_times_activation(x64):
 def test_split_lrp_without_recentring_is_stream_times_raw_gradient(x64, layer):
     """Up to epsilon: 1e-6 in each denominator, relative to streams of order 1."""
     fn, x = plain64(False)
-    found = attribution.split_lrp(fn, x, 1, recentre="none", layer=layer, reduce="none")
+    found = run(attribution.split_lrp, fn, x, 1, recentre="none", layer=layer, reduce="none")
     options = dict(layer=layer, alpha=0.0, recentre="none", pool="wta", reduce="none")
-    p = attribution.split_grad(fn, x, 1, stream="+", **options)
-    n = attribution.split_grad(fn, x, 1, stream="-", **options)
+    p = run(attribution.split_grad, fn, x, 1, stream="+", **options)
+    n = run(attribution.split_grad, fn, x, 1, stream="-", **options)
     ready = mj.splitting.reading.prepare(fn, x, (), mj.splitting.SplitMode("wta", "none"))
     index = {"first": 0, "second": 1}[layer]
     value = mj.splitting.reading.read(ready, [index], [], 1)[0][index].value
@@ -88,8 +93,8 @@ def test_split_lrp_with_full_recentring_is_z_plus_and_says_so(x64, layer):
     """Non-negative image, ReLU network without branches: the z+ rule, from g instead of f."""
     fn, x = plain64(True)
     with pytest.warns(UserWarning, match="z\\+ rule"):
-        ours = attribution.split_lrp(fn, x, 1, recentre="full", layer=layer)
-    zplus = attribution.lrp(fn, x, 1, rule="zplus", layer=layer)
+        ours = run(attribution.split_lrp, fn, x, 1, recentre="full", layer=layer)
+    zplus = run(attribution.lrp, fn, x, 1, rule="zplus", layer=layer)
     np.testing.assert_allclose(ours / ours.sum(), zplus / zplus.sum(), atol=1e-6)
 
 
@@ -98,7 +103,7 @@ def test_split_lrp_conserves_g_without_biases(x64):
     fn, x = plain64(False)
     g, _ = mj.split(fn, pool="wta", recentre="full")(x)
     with pytest.warns(UserWarning):
-        found = attribution.split_lrp(fn, x, 1, recentre="full", layer="second")
+        found = run(attribution.split_lrp, fn, x, 1, recentre="full", layer="second")
     np.testing.assert_allclose(found.sum(), g[1], rtol=1e-5)
 
 
@@ -113,45 +118,44 @@ def test_lrp_of_one_layer_closed_form(x64, rule):
         "zplus": (np.maximum(w[0], 0), b[0]),
     }[rule]
     want = x * mix[0] * z / (mix[0] @ x + mix[1])
-    found = attribution.lrp(lambda x: w @ x + b, x, 0, rule=rule, epsilon=0.0)
+    found = run(attribution.lrp, lambda x: w @ x + b, x, 0, rule=rule, epsilon=0.0)
     np.testing.assert_allclose(found, want, atol=1e-12)
 
 
 def test_epsilon_lrp_without_biases_is_gradient_times_input(x64):
     fn, x = plain64(False)
-    found = attribution.lrp(fn, x, 2, epsilon=1e-12)
-    np.testing.assert_allclose(found, attribution.gradient_x_input(fn, x, 2), atol=1e-8)
+    found = run(attribution.lrp, fn, x, 2, epsilon=1e-12)
+    np.testing.assert_allclose(found, run(attribution.gradient_x_input, fn, x, 2), atol=1e-8)
     np.testing.assert_allclose(found.sum(), fn(x)[2], atol=1e-8)
 
 
 def test_integrated_gradients_are_complete(x64):
     fn, x = net64()
-    found = attribution.integrated_gradients(fn, x, 2, steps=300)
+    found = run(attribution.integrated_gradients, fn, x, 2, steps=300)
     # Kinks along the line: the quadrature's error falls with 1/steps.
     np.testing.assert_allclose(found.sum(), fn(x)[2] - fn(0 * x)[2], atol=0.02)
-    line = attribution.integrated_gradients(
-        lambda x: (2 * x).sum(), x, 0, baseline=1.0, steps=3, channel_axis=-1
-    )
+    options = dict(baseline=1.0, steps=3, channel_axis=-1)
+    line = attribution.integrated_gradients(lambda x: (2 * x).sum(), x, 0, **options)
     np.testing.assert_allclose(line, (2 * (x - 1)).sum(-1))
 
 
 def test_guided_backprop_by_hand(x64):
     w1, w2 = (np.random.default_rng(i).normal(size=s) for i, s in enumerate([(9, 4), (3, 9)]))
     x = np.array([0.2, -0.7, 1.1, 0.4])
-    found = attribution.guided_backprop(lambda x: w2 @ jax.nn.relu(w1 @ x), x, 1)
+    found = run(attribution.guided_backprop, lambda x: w2 @ jax.nn.relu(w1 @ x), x, 1)
     want = w1.T @ (np.maximum(w2[1], 0) * (w1 @ x > 0))
     np.testing.assert_allclose(found, want, atol=1e-13)
 
 
 def test_cams_by_hand(x64):
     fn, x = net64()
-    slope = np.asarray(attribution.gradient(fn, x, 2, layer="last", reduce="none"))
-    product = attribution.gradient_x_input(fn, x, 2, layer="last", reduce="none")
+    slope = np.asarray(run(attribution.gradient, fn, x, 2, layer="last", reduce="none"))
+    product = run(attribution.gradient_x_input, fn, x, 2, layer="last", reduce="none")
     value = np.asarray(product) / np.where(slope == 0, 1, slope)
     cam = np.maximum((value * slope.mean((0, 1))).sum(-1), 0)
-    np.testing.assert_allclose(attribution.grad_cam(fn, x, 2), cam, atol=1e-11)
+    np.testing.assert_allclose(run(attribution.grad_cam, fn, x, 2), cam, atol=1e-11)
     layer = np.maximum((value * np.maximum(slope, 0)).sum(-1), 0)
-    np.testing.assert_allclose(attribution.layer_cam(fn, x, 2), layer, atol=1e-11)
+    np.testing.assert_allclose(run(attribution.layer_cam, fn, x, 2), layer, atol=1e-11)
 
 
 def test_layers_by_number_tag_and_scan_step(x64):

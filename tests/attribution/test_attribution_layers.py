@@ -42,18 +42,24 @@ def fn(model, x, variables):
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2), (1, 2)])
 @pytest.mark.parametrize("size", [(7, 8), (8, 7), (5, 5)])
 def test_depthwise_is_xlas_convolution(strides, size, x64):
-    x = jax.random.normal(jax.random.key(0), (2, *size, 3), jnp.float64)
-    kernel = jax.random.normal(jax.random.key(1), (3, 5, 1, 3), jnp.float64)
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(2, *size, 3)), rng.normal(size=(3, 5, 1, 3))
     plain = lambda x, kernel: jax.lax.conv_general_dilated(
         x, kernel, strides, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=3,
     )  # fmt: skip
-    want, pull = jax.vjp(plain, x, kernel)
-    got, own = jax.vjp(lambda x, k: depthwise_conv(x, k, strides), x, kernel)
+    own = lambda x, k: depthwise_conv(x, k, strides)
+    cotangent = rng.normal(size=jax.eval_shape(plain, x, kernel).shape)
+
+    @jax.jit
+    def both(x, kernel, cotangent):
+        (want, pull), (got, back) = jax.vjp(plain, x, kernel), jax.vjp(own, x, kernel)
+        return want, got, pull(cotangent), back(cotangent)
+
+    want, got, pulled, mine = both(x, kernel, cotangent)
     # Sums of 15 terms of size 1 in float64.
     np.testing.assert_allclose(got, want, atol=1e-13)
-    cotangent = jax.random.normal(jax.random.key(2), want.shape, jnp.float64)
-    for a, b in zip(own(cotangent), pull(cotangent), strict=True):
+    for a, b in zip(mine, pulled, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-12)
 
 
@@ -72,16 +78,16 @@ def test_split_and_lrp_see_one_convolution(net, x64):
     ours, theirs = (functools.partial(fn, m) for m in (model, plain))
     assert len(mj.split_report(ours, x, variables).layers) == 4
     for method, rule in {"split_cam": {}, "lrp": {"rule": "gamma"}, "split_grad": {}}.items():
-        a, b = (
-            attribution.at_layers(
-                f, x, 1, method, ["depthwise", "input"], args=(variables,), **rule
-            )
-            for f in (ours, theirs)
+        maps = lambda f, x, v, m=method, o=rule: attribution.at_layers(
+            f, x, 1, m, ["depthwise", "input"], args=(v,), **o
+        )
+        a, b = jax.jit(lambda x, v, maps=maps: [maps(f, x, v) for f in (ours, theirs)])(
+            x, variables
         )
         for got, want in zip(a, b, strict=True):
             # The same sums in another order, float64.
             np.testing.assert_allclose(got, want, atol=1e-11 * (1 + np.abs(want).max()))
-    pair = mj.split(ours)(x, variables)
+    pair = jax.jit(mj.split(ours))(x, variables)
     np.testing.assert_allclose(pair.g - pair.h, ours(x, variables), atol=1e-12)
 
 
@@ -113,9 +119,13 @@ def test_many_layers_are_each_layer_alone(method, options, net, x64):
     x = x.astype(jnp.float64)
     run = functools.partial(fn, model)
     layers = ["depthwise", "branch", None, "input"]
-    many = attribution.at_layers(run, x, 2, method, layers, args=(variables,), **options)
-    for layer, found in zip(layers, many, strict=True):
-        want = ALONE[method](run, x, 2, args=(variables,), layer=layer, **options)
+    many = jax.jit(
+        lambda x, v: attribution.at_layers(run, x, 2, method, layers, args=(v,), **options)
+    )(x, variables)
+    alone = jax.jit(
+        lambda x, v: [ALONE[method](run, x, 2, args=(v,), layer=la, **options) for la in layers]
+    )(x, variables)
+    for found, want in zip(many, alone, strict=True):
         assert found.shape == want.shape
         np.testing.assert_allclose(found, want, atol=1e-12 * (1 + np.abs(want).max()))
 
@@ -139,7 +149,7 @@ def test_depthwise_under_a_vmap_inside_fn(net, x64):
     variables = jax.tree.map(lambda a: a.astype(jnp.float64), variables)
     both = jnp.stack([x, x[::-1]]).astype(jnp.float64)
     many = lambda x, v: jax.vmap(lambda one: fn(model, one, v))(x).sum(0)
-    pair = mj.split(many)(both, variables)
+    pair = jax.jit(mj.split(many))(both, variables)
     np.testing.assert_allclose(pair.g - pair.h, many(both, variables), atol=1e-12)
 
 

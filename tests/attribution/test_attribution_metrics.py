@@ -12,6 +12,7 @@ from monojax.attribution.batches import in_batches
 KERNEL = np.random.default_rng(0).normal(size=(3, 3, 2, 3))
 
 
+@jax.jit
 def fn(x):
     numbers = ("NHWC", "HWIO", "NHWC")
     y = jax.lax.conv_general_dilated(x[None], KERNEL, (1, 1), "SAME", dimension_numbers=numbers)
@@ -37,9 +38,8 @@ def test_pixel_flipping_is_a_loop_over_features(data):
     np.testing.assert_allclose(curve.scores, want, atol=1e-12)
     np.testing.assert_allclose(curve.auc, np.trapezoid(want), atol=1e-11)
     np.testing.assert_allclose(metrics.area(curve.scores, 5), np.trapezoid(want[:5]), atol=1e-11)
-    first = metrics.pixel_flipping(
-        fn, x, 1, a, features_in_step=5, steps=3, batch_size=2, softmax=False
-    )
+    options = dict(features_in_step=5, steps=3, batch_size=2, softmax=False)
+    first = jax.jit(lambda x, a: metrics.pixel_flipping(fn, x, 1, a, **options))(x, a)
     np.testing.assert_allclose(first.scores, want[:3], atol=1e-12)
 
 
@@ -56,7 +56,8 @@ def test_selectivity_is_a_loop_over_patches(data):
         image[blocks[i]] = x.min()
         want.append(float(fn(image.copy())[2]))  # done before image changes
     np.testing.assert_allclose(curve.scores, want, atol=1e-12)
-    soft = metrics.selectivity(fn, x, 2, a, patch_size=3, batch_size=2)
+    some = lambda x, a: metrics.selectivity(fn, x, 2, a, patch_size=3, batch_size=2)
+    soft = jax.jit(some)(x, a)
     # The last image has the minimum everywhere.
     last = jax.nn.softmax(fn(jnp.full(x.shape, x.min())))[2]
     np.testing.assert_allclose(soft.scores[-1], last, atol=1e-12)
@@ -84,11 +85,15 @@ def test_max_sensitivity_of_a_linear_map(x64):
     """A(x) = 3 x changes by 3 |e|, relative to 3 |x|; at most 0.2 sqrt(n) / |x|."""
     x = jnp.arange(1.0, 5.0)
     key = jax.random.key(0)
-    found = metrics.max_sensitivity(key, lambda x: 3 * x, x, samples=50)
-    noise = [jax.random.uniform(k, (4,), jnp.float64, -0.2, 0.2) for k in jax.random.split(key, 50)]
+    measure = lambda **o: jax.jit(
+        lambda key, x: metrics.max_sensitivity(key, lambda x: 3 * x, x, samples=50, **o)
+    )(key, x)
+    found = measure()
+    draw = lambda k: jax.random.uniform(k, (4,), jnp.float64, -0.2, 0.2)
+    noise = np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(key, 50)))
     want = max(np.linalg.norm(e) for e in noise) / np.linalg.norm(x)
     np.testing.assert_allclose(found, want, rtol=1e-12)
-    by_input = metrics.max_sensitivity(key, lambda x: 3 * x, x, samples=50, relative_to="input")
+    by_input = measure(relative_to="input")
     np.testing.assert_allclose(by_input, 3 * want, rtol=1e-12)
     with pytest.raises(ValueError, match="relative_to"):
         metrics.max_sensitivity(key, lambda x: x, x, relative_to="output")
@@ -100,7 +105,7 @@ def test_random_weights_change_a_map_that_depends_on_them(x64):
     params["b"] = {"w": jnp.asarray(rng.normal(size=(1, 40)))}
     x = jnp.asarray(rng.normal(size=40))
     net = lambda p, x: p["b"]["w"] @ jax.nn.relu(p["a"]["w"] @ x)
-    explain = lambda p, x: attribution.gradient(lambda x: net(p, x), x, 0)
+    explain = jax.jit(lambda p, x: attribution.gradient(lambda x: net(p, x), x, 0))
     found = metrics.random_weights_check(jax.random.key(0), explain, params, x)
     assert list(found) == ["b", "a"] and all(abs(float(c)) < 0.6 for c in found.values())
     blind = metrics.random_weights_check(jax.random.key(0), lambda p, x: x, params, x)

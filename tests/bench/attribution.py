@@ -183,7 +183,7 @@ def race_metrics(fn, variables, net, images, labels, repeats):
     }
     programs = {
         "Selectivity": lambda x, y, a: metrics.selectivity(
-            fn, x, y, a, args=(variables,), patch_size=PATCH
+            fn, x, y, a, args=(variables,), patch_size=PATCH, channel_axis=-1
         ).auc,
         "PixelFlipping": lambda x, y, a: metrics.pixel_flipping(
             fn, x, y, jnp.broadcast_to(a[..., None], x.shape), args=(variables,),
@@ -211,7 +211,9 @@ def race_metrics(fn, variables, net, images, labels, repeats):
         whole, model = np.median(np.array(runs), axis=0)
         row(name, whole, model, ours(one, maps, masks), 0.0)
 
-    gradient = lambda x, y: attribution.gradient(fn, x, y, args=(variables,), reduce="sum")
+    gradient = lambda x, y: attribution.gradient(
+        fn, x, y, args=(variables,), reduce="sum", channel_axis=-1
+    )
     compiled = jax.jit(gradient)
     calls = [0.0]
 

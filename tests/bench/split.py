@@ -47,6 +47,7 @@ def programs(name, model):
         "input gradient": mapped(attribution.gradient),
         "split_grad at the input": mapped(attribution.split_grad),
         "split_grad, wta": mapped(attribution.split_grad, pool="wta"),
+        "split_grad, balanced": mapped(attribution.split_grad, alpha="balanced"),
         f"split_grad at {layer}": mapped(attribution.split_grad, layer=layer),
         f"split_cam at {layer}": mapped(attribution.split_cam, layer=layer),
         "epsilon-LRP": mapped(attribution.lrp),

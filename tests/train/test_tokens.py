@@ -6,6 +6,7 @@ import types
 import numpy as np
 import pytest
 
+from monojax.metrics.intervals import bootstrap
 from train.configs.tokens import get_config
 from train.tokens import experiment as tokens
 from train.tokens import methods as tokens_methods
@@ -46,7 +47,7 @@ def test_deletion_takes_the_largest_first_and_only_what_may_go():
 def test_chunks_and_bootstrap():
     parts = list(tokens_methods.chunks(np.array([5, 7, 8]), 2))
     np.testing.assert_array_equal(parts, [[5, 7], [8, 8]])
-    mean, low, high = tokens_methods.bootstrap(np.array([0.0, 1.0] * 50))
+    mean, low, high = bootstrap(np.array([0.0, 1.0] * 50))
     assert mean == 0.5 and 0.38 < low < 0.43 and 0.57 < high < 0.62  # 0.5 -+ 1.96 * 0.05
 
 
@@ -104,8 +105,8 @@ def test_quick_mode_runs_whole(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(problems=("bert",)), "config.problems may hold"),
-        (dict(methods=("SHAP",)), "config.methods may hold"),
+        (dict(problems=("bert",)), "config.problems must be one of"),
+        (dict(methods=("SHAP",)), "config.methods must be one of"),
         (dict(methods=("SplitCAM",)), "needs 'gradient x input, frozen'"),
         (dict(test=0), "config.test must be at least 1"),
     ],

@@ -150,10 +150,7 @@ def screen(
     which, _ = parts(config, data)
     inputs = judge.net.prepare(data.pixels[which])
     labels, _ = targets(judge.net, inputs, [data.choices[i] for i in which])
-    known: dict[str, Setting] = {}
-    if config.settings_from:
-        folder = Path(config.settings_from)
-        known = explain_tables.stored_settings(folder, data.name, study.network)
+    known = explain_tables.stored_settings(config.settings_from, data.name, study.network)
     chosen = {}
     for method in config.methods:
         settings = candidates(method, judge.net, config.alphas)

@@ -3,15 +3,17 @@
 import csv
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from monojax import attribution
+from monojax.metrics.intervals import bootstrap
 from monojax.splitting.shift import BALANCED
 from monojax.training import Table
-from train.explain.judge import CONTROLS, SPLIT, TITLES, Setting, shown
+from train.explain.judge import CONTROLS, METHODS, SPLIT, TITLES, Setting, shown
 from train.reporting import provenance
 
 MEASURES = {
@@ -25,26 +27,6 @@ MEASURES = {
 SCREENED = {"pointing": -1, "localisation": -1, "flipping": 1, "sensitivity": 1}
 """Measures that choose a setting, and the sign that makes lower better."""
 OURS = ("split_grad", "split_cam", "split_lrp")
-DRAWS = 2000
-
-
-def bootstrap(values: Any, seed: int = 0) -> tuple[float, float, float]:
-    """Mean and its 95% percentile interval over images.
-
-    Args:
-      values: one number per image; NaNs (no mask) are left out.
-      seed: of the resampling.
-
-    Returns:
-      ``(mean, low, high)``; NaNs where nothing is left.
-    """
-    values = np.asarray(values, np.float64)
-    values = values[~np.isnan(values)]
-    if not values.size:
-        return (float("nan"),) * 3
-    draws = np.random.default_rng(seed).integers(0, values.size, (DRAWS, values.size))
-    low, high = np.quantile(values[draws].mean(1), [0.025, 0.975])
-    return float(values.mean()), float(low), float(high)
 
 
 def study(found: dict[str, Any], config: Any, workdir: Path) -> Table:
@@ -65,38 +47,81 @@ def study(found: dict[str, Any], config: Any, workdir: Path) -> Table:
         f"{found['title']} on {found['data']}: {len(found['which'])} images "
         f"(the explained class is the network's first choice on {right}); mean [95% interval]",
     )
-    for method in config.methods:
-        row = []
-        for key in keys:
-            digits = MEASURES[key][2]
-            mean, low, high = bootstrap(found["values"][method][key])
-            row.append(f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
-        table.add(TITLES[method], found["settings"][method], found["screened"][method], *row)
+    name = f"{found['data']}_{found['study'].network}"
+    earlier = stored_rows(config.settings_from, name)
+    found["earlier"] = _earlier_means(earlier, keys, config.methods)
+    for method in METHODS:
+        if method in config.methods:
+            table.add(TITLES[method], *_row(found, method, keys))
+        elif method in earlier:
+            table.add(*earlier[method].values())
     name = f"{found['data']}_{found['study'].network}"
     _write(table, config, workdir, name, winners(found, keys))
     return table
 
 
-def stored_settings(folder: Path, data: str, network: str) -> dict[str, Setting]:
+def _row(found: dict[str, Any], method: str, keys: list[str]) -> list[Any]:
+    row = [found["settings"][method], found["screened"][method]]
+    for key in keys:
+        mean, low, high = bootstrap(found["values"][method][key])
+        row.append("{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(mean, low, high, d=MEASURES[key][2]))
+    return row
+
+
+def stored_rows(folder: str, name: str) -> dict[str, dict[str, str]]:
+    """Rows of a table of an earlier run, of the methods without an alpha.
+
+    Args:
+      folder: of the tables; "" for none.
+      name: of the table.
+
+    Returns:
+      Method to column to text.
+    """
+    names = {title: method for method, title in TITLES.items() if method not in SPLIT}
+    file = Path(folder) / f"{name}.csv"
+    if not folder or not file.is_file():
+        return {}
+    with file.open() as stream:
+        rows = list(csv.DictReader(stream))
+    return {names[row["Method"]]: row for row in rows if row["Method"] in names}
+
+
+def stored_settings(folder: str, data: str, network: str) -> dict[str, Setting]:
     """The settings in a table of an earlier run, of the methods without an alpha.
 
     Args:
-      folder: of the tables.
+      folder: of the tables; "" for none.
       data: name of the data set that chose them.
       network: its name.
 
     Returns:
       Method to setting.
     """
-    names = {title: method for method, title in TITLES.items() if method not in SPLIT}
     found = {}
-    with (folder / f"{data}_{network}.csv").open() as stream:
-        for row in csv.DictReader(stream):
-            if row["Method"] in names:
-                layer, *rest = row["Setting"].split(", ")
-                place = None if layer == "input" else layer
-                found[names[row["Method"]]] = Setting(place, None, rest == ["abs"])
+    for method, row in stored_rows(folder, f"{data}_{network}").items():
+        layer, *rest = row["Setting"].split(", ")
+        found[method] = Setting(None if layer == "input" else layer, None, rest == ["abs"])
     return found
+
+
+def _earlier_means(
+    rows: dict[str, dict[str, str]], keys: list[str], methods: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Means of an earlier run, of methods that are not in this one."""
+    return {
+        method: {key: float(row[MEASURES[key][0]].split()[0]) for key in keys}
+        for method, row in rows.items()
+        if method not in methods
+    }
+
+
+def _means(found: dict[str, Any], key: str) -> dict[str, float]:
+    """Of every method but the controls; higher is better."""
+    sign = MEASURES[key][1]
+    means = {m: sign * float(np.nanmean(rows[key])) for m, rows in found["values"].items()}
+    means |= {m: sign * row[key] for m, row in found.get("earlier", {}).items()}
+    return {m: mean for m, mean in means.items() if m not in CONTROLS}
 
 
 def winners(found: dict[str, Any], keys: list[str]) -> str:
@@ -110,24 +135,26 @@ def winners(found: dict[str, Any], keys: list[str]) -> str:
       One line per measure, in plain words.
     """
     lines = []
-    values = found["values"]
-    others = [m for m in values if m not in (*OURS, *CONTROLS)]
-    mine = [m for m in values if m in OURS]
-    if not mine or not others:
-        return ""
     for key in keys:
         heading, sign, digits = MEASURES[key]
-        mean = {m: sign * np.nanmean(values[m][key]) for m in (*mine, *others)}
-        ours, theirs = max(mine, key=mean.get), max(others, key=mean.get)  # type: ignore[arg-type]
-        gap = sign * (np.asarray(values[ours][key]) - np.asarray(values[theirs][key]))
-        middle, low, high = bootstrap(gap)
+        means = _means(found, key)
+        mine = {m: mean for m, mean in means.items() if m in OURS}
+        others = {m: mean for m, mean in means.items() if m not in OURS}
+        if not mine or not others:
+            return ""
+        ours, theirs = max(mine, key=mine.__getitem__), max(others, key=others.__getitem__)
+        start = f"- {heading[:-2]}: {TITLES[ours]} against {TITLES[theirs]}, better by "
+        if not {ours, theirs} <= found["values"].keys():  # no numbers image by image
+            gap = means[ours] - means[theirs]
+            lines.append(f"{start}{gap:.{digits}f}: means alone, one side is of an earlier run.")
+            continue
+        values = [np.asarray(found["values"][m][key]) for m in (ours, theirs)]
+        middle, low, high = bootstrap(sign * (values[0] - values[1]))
         verdict = (
             "the split wins" if low > 0 else "the split loses" if high < 0 else "no difference"
         )
-        lines.append(
-            f"- {heading[:-2]}: {TITLES[ours]} against {TITLES[theirs]}, better by "
-            f"{middle:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]: {verdict}."
-        )
+        interval = f"{middle:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+        lines.append(f"{start}{interval}: {verdict}.")
     lines.append(
         "\nBoth sides of a comparison were picked as the best of their kind on these same images, "
         "so the intervals are too narrow, and there is one comparison per measure."
@@ -147,13 +174,12 @@ def overview(results: list[dict[str, Any]], config: Any, workdir: Path) -> None:
         ["Method", *(f"{r['title']}, {r['data']}" for r in results)],
         "Mean rank over the measures (1 is best; controls are not ranked)",
     )
-    methods = [m for m in config.methods if m not in CONTROLS]
     columns = []
     for found in results:
-        keys = [k for k in MEASURES if k in found["values"][methods[0]]]
-        means = np.array(
-            [[MEASURES[k][1] * np.nanmean(found["values"][m][k]) for m in methods] for k in keys]
-        )
+        keys = [k for k in MEASURES if k in found["values"][config.methods[0]]]
+        by_key = [_means(found, key) for key in keys]
+        methods = [m for m in METHODS if m in by_key[0]]
+        means = np.array([[row[m] for m in methods] for row in by_key])
         columns.append((means[:, None, :] > means[:, :, None]).sum(2).mean(0) + 1)
     for i, method in enumerate(methods):
         table.add(TITLES[method], *(f"{column[i]:.1f}" for column in columns))

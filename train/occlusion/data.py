@@ -1,16 +1,14 @@
 """Images of the occlusion protocol: the 250 photographs, or a folder of ImageNet's kind."""
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from monojax.base.extras import require
+from monojax.data.crops import eval_crop
 from monojax.data.folders import list_images
 from monojax.data.photos import imagenet_photos, imagenet_wnids
-from monojax.data.pixels import to_rgb
 
 DATA = ("photos", "folder")
 
@@ -56,7 +54,8 @@ def batches(config: Any, first: int = 0) -> Iterator[tuple[np.ndarray, np.ndarra
     order = np.random.default_rng(config.seed).permutation(len(paths))  # so that a part is fair
     for start in rows:
         chosen = order[start : min(start + config.batch_size, total)]
-        yield np.stack([_photo(paths[i], config.size) for i in chosen]), labels[chosen]
+        crops = [eval_crop(paths[i].read_bytes(), config.size) for i in chosen]
+        yield np.stack(crops), labels[chosen]
 
 
 def _files(folder: str) -> tuple[list[Path], np.ndarray]:
@@ -72,13 +71,3 @@ def _files(folder: str) -> tuple[list[Path], np.ndarray]:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error} To get started, {get}") from None
     return [Path(folder) / name for name in listing.files], listing.labels
-
-
-def _photo(path: Path, size: int) -> np.ndarray:
-    """Shorter side to size * 256 / 224, centre crop."""
-    picture = to_rgb(require("PIL.Image", "data").open(io.BytesIO(path.read_bytes())))
-    scale = size * 256 / 224 / min(picture.size)
-    width, height = (max(size, round(side * scale)) for side in picture.size)
-    picture = picture.resize((width, height), 2)  # bilinear
-    left, top = (width - size) // 2, (height - size) // 2
-    return np.asarray(picture.crop((left, top, left + size, top + size)))

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from monojax.metrics.intervals import bootstrap
 from monojax.training import Table
 from train.checks import at_least, choice
 from train.reporting import provenance
@@ -25,7 +26,6 @@ from train.tokens.methods import (
     Setting,
     area,
     attributions,
-    bootstrap,
     deletion,
     settings,
 )

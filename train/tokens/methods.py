@@ -205,19 +205,3 @@ def area(curve: np.ndarray) -> np.ndarray:
       `[...]`.
     """
     return np.trapezoid(curve, dx=1 / (curve.shape[-1] - 1), axis=-1)
-
-
-def bootstrap(values: np.ndarray, draws: int = 2000) -> tuple[float, float, float]:
-    """Mean over examples with the 95% interval of 2,000 draws of examples.
-
-    Args:
-      values: `[n]`.
-      draws: number of draws.
-
-    Returns:
-      ``(mean, low, high)``.
-    """
-    rng = np.random.default_rng(0)
-    means = values[rng.integers(0, len(values), (draws, len(values)))].mean(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(values.mean()), float(low), float(high)
