@@ -122,7 +122,7 @@ def bright_network():
         row, column = divmod(k, 2)
         where[2 * row : 2 * row + 2, 2 * column : 2 * column + 2, k] = 1
     pooled = lambda x: x.reshape(-1, 4, 4, 4, 4, 3).mean(axis=(2, 4, 5)) / 255
-    return lambda x: pooled(x)[..., None] * where
+    return lambda x: pooled(x)[..., None] * where[None]
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ class Source:
 
     def sliced(self, maps: jax.Array) -> jax.Array:
         """One example's maps in class slices: its own, or the ReLU of its class maps."""
-        return maps if self.native else jax.nn.relu(maps @ self.kernel + self.bias)
+        return maps if self.native else jax.nn.relu(maps @ self.kernel + self.bias[None, None])
 
     def sliced_head(self, sliced: jax.Array) -> jax.Array:
         """Logits of one example's sliced maps (class maps: without their negative part)."""
