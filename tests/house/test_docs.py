@@ -213,6 +213,11 @@ def test_the_extras_are_explained():
             assert name in build, f"BUILD.md does not say why {name} is there"
 
 
+def test_the_citation_has_the_version():
+    cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.M)
+    assert cited and cited.group(1) == mj.__version__
+
+
 def test_pages_are_python_that_parses():
     for path in PAGES:
         for kind, code in examples(path):
