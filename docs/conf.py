@@ -42,7 +42,13 @@ default_role = "literal"  # one backtick in a docstring is code, as in Markdown
 # Markdown and notebooks.
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "html_image"]
 myst_heading_anchors = 3
-execute = os.environ.get("MONOJAX_DOCS_EXECUTE") == "1"
+wanted = os.environ.get("MONOJAX_DOCS_EXECUTE", "")  # 1 for all, or names such as penalties,monocon
+execute = wanted not in ("", "0")
+if execute and wanted != "1":
+    stems = [path.stem for path in (ROOT / "colab").glob("*.ipynb")]
+    nb_execution_excludepatterns = [
+        f"notebooks/{stem}.ipynb" for stem in stems if stem not in wanted.split(",")
+    ]
 nb_execution_mode = "cache" if execute else "off"
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
