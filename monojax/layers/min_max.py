@@ -13,6 +13,8 @@ from monojax.layers.monotone import signed_inputs
 from monojax.layers.nonnegative import nonnegative_map
 
 LOG_SHARPNESS_LIMIT = 20.0
+LIMIT = 1e6
+"""Of the linear functions: rounding of larger ones would be larger than what is smoothed."""
 
 
 class SmoothMinMax(Guaranteed):
@@ -39,8 +41,9 @@ class SmoothMinMax(Guaranteed):
       dtype: of the output; by default that of x and the parameters together.
       param_dtype: of the parameters.
 
-    The parameter ``log_sharpness`` is :math:`\beta`, used between -20 and 20. Weights and biases
-    start normal, cut off at two standard deviations, as in the published code.
+    **Range.** The parameter ``log_sharpness`` is :math:`\beta`, used between -20 and 20; with
+    ``smooth`` the linear functions are used between -1e6 and 1e6, beyond which y is flat. Weights
+    and biases start normal, cut off at two standard deviations, as in the published code.
 
     Call with ``x`` `[..., d]`, returns `[..., outputs]`; raises ValueError on directions of another
     length or value, an unknown name, or another width than at init.
@@ -78,7 +81,8 @@ class SmoothMinMax(Guaranteed):
             a = a + free @ weight(self, "free_kernel", draw, (free.shape[-1], count), build)
         a = a.reshape(*x.shape[:-1], *shape)
         if not self.smooth:
-            return a.max(axis=-1).min(axis=-1).astype(x.dtype)
+            return -_largest(-_largest(a)).astype(x.dtype)
+        a = jnp.clip(a, -LIMIT, LIMIT)
         start = lambda key, shape, dtype: -jnp.ones(shape, dtype)
         log_sharpness = weight(self, "log_sharpness", start, shape[:1], build)
         offset = weight(self, "offset", nn.initializers.zeros, shape[:1], build)
@@ -101,6 +105,16 @@ class SmoothMinMax(Guaranteed):
         if self.smooth:
             slopes = slopes * _inverse(wide(params["log_sharpness"]))
         return 0.0, jnp.linalg.norm(slopes)
+
+
+def _largest(a: jax.Array) -> jax.Array:
+    """The maximum over the last axis, with the slope of the first that attains it.
+
+    That of `jnp.max` compares with the maximum, which a compiler may compute again and round
+    otherwise: 0/0 then.
+    """
+    index = jnp.argmax(a, axis=-1, keepdims=True)
+    return jnp.take_along_axis(a, index, axis=-1)[..., 0]
 
 
 def _inverse(log_sharpness: jax.Array) -> jax.Array:

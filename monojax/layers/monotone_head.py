@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from monojax.base.checks import check_width
+from monojax.base.checks import check_number, check_width
 from monojax.layers.guarantee import Guaranteed
-from monojax.layers.lipschitz_common import prepare, weight
+from monojax.layers.lipschitz_common import along, prepare, weight
 from monojax.layers.nonnegative import NonNegativeDense, fan_in_uniform
 from monojax.layers.spectral import gram_bound
 
@@ -73,7 +73,8 @@ class MonotoneHead(Guaranteed):
         hidden = 2 * dim if self.hidden is None else check_width(self.hidden, "hidden")
         if self.num_layers not in (1, 2):
             raise ValueError(f"num_layers must be 1 or 2 hidden layers, got {self.num_layers!r}.")
-        if not 0 <= self.negative_slope <= 1:
+        check_number(self.negative_slope, "negative_slope", least=0)
+        if not self.negative_slope <= 1:
             raise ValueError(f"negative_slope must be in [0, 1], got {self.negative_slope}.")
         x, _ = prepare(x, 1, self.dtype, self.param_dtype)
         for i, width in enumerate((*[hidden] * self.num_layers, dim)):
@@ -107,4 +108,5 @@ class _Free(nn.Module):
         shape = (x.shape[-1], self.features)
         kernel = weight(self, "kernel", self.kernel_init, shape, build)
         bias = weight(self, "bias", self.bias_init, (self.features,), build)
-        return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
+        y = x @ kernel.astype(x.dtype)
+        return y + along(bias, y)

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from monojax.base.checks import check_positive, check_width, choose
+from monojax.base.checks import check_number, check_positive, check_width, choose, known
 from monojax.base.renamed import renamed
 from monojax.layers.guarantee import Guaranteed
-from monojax.layers.lipschitz_common import prepare, weight
+from monojax.layers.lipschitz_common import along, prepare, weight
 from monojax.layers.spectral import gram_bound
 
 Initializer = Callable[..., jax.Array]
@@ -56,7 +56,8 @@ def nonnegative_map(weight_map: Any) -> Callable[[jax.Array], jax.Array]:
     positive = choose("weight_map", weight_map, NONNEGATIVE_MAPS)
     # The raw weight is cut off, not the mapped one, whose slope may be infinite where it is.
     root = {"square": CAP**0.5, "exp": math.log(CAP)}.get(weight_map, CAP)
-    return lambda raw: positive(jnp.clip(raw, -root, root))
+    low = -root if weight_map in ("square", "abs") else None
+    return lambda raw: positive(jnp.clip(raw, low, root))
 
 
 def spread_columns(scale: float = 1.0, spread: float = 2.0) -> Initializer:
@@ -82,8 +83,7 @@ def spread_columns(scale: float = 1.0, spread: float = 2.0) -> Initializer:
       ValueError: on a number out of range.
     """
     check_positive(scale, "scale")
-    if not spread >= 0:
-        raise ValueError(f"spread must be at least 0, got {spread}.")
+    check_number(spread, "spread", least=0)
 
     def init(key, shape, dtype=jnp.float32):
         draw = jax.random.normal(key, shape, jnp.promote_types(dtype, jnp.float32))
@@ -190,6 +190,10 @@ class NonNegativeDense(Guaranteed):
         positive = nonnegative_map(self.weight_map)
         x, build = prepare(x, 1, self.dtype, self.param_dtype)
         width = x.shape[-1]
+        check_number(self.bias_spread, "bias_spread", least=0)
+        mean = known(self.input_mean)
+        if mean is not None and not np.isfinite(mean).all():
+            raise ValueError(f"input_mean must be finite, got {self.input_mean}.")
         if np.shape(self.input_mean) not in ((), (width,)):
             raise ValueError(
                 f"input_mean must be one number or one per input ({width}), "
@@ -206,5 +210,5 @@ class NonNegativeDense(Guaranteed):
                 return (noise - mean @ kernel).astype(dtype)
 
             bias = weight(self, "bias", self.bias_init or centred, (features,), build)
-            y = y + bias.astype(x.dtype)
+            y = y + along(bias, y)
         return y

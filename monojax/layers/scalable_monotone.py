@@ -46,8 +46,9 @@ class ScalableMonotoneNetwork(Guaranteed):
       dtype: of the output; by default that of x and the parameters together.
       param_dtype: of the parameters.
 
-    Exponents are used up to 20. They start uniform on [-20, 2], those of the last layer normal
-    around -10, as in the published code.
+    **Range.** Exponents are used up to 20; the free side's weights have any size, and values that
+    leave the range of floats are NaN. Exponents start uniform on [-20, 2], those of the last
+    layer normal around -10, as in the published code.
 
     Call with ``x`` `[..., d]`, returns `[..., outputs]`; raises ValueError on widths that do not
     fit, directions of another length or value, or another width than at init.

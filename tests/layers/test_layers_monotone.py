@@ -266,7 +266,8 @@ def test_bad_arguments_are_named():
         (MonotoneHead(0), "dim must be made of integers >= 1, got 0"),
         (MonotoneHead(3, hidden=0), "hidden must be made of integers"),
         (MonotoneHead(3, num_layers=3), "1 or 2 hidden layers, got 3"),
-        (MonotoneHead(3, negative_slope=-0.1), r"in \[0, 1\], got -0.1"),
+        (MonotoneHead(3, negative_slope=-0.1), "negative_slope must be finite and >= 0, got -0.1"),
+        (MonotoneHead(3, negative_slope=1.1), r"in \[0, 1\], got 1.1"),
     ):
         with pytest.raises(ValueError, match=message):
             net.init(KEY, x)

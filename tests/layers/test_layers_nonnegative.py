@@ -125,5 +125,5 @@ def test_bad_arguments_are_named():
         NonNegativeDense(4).apply(variables, jnp.ones((2, 5)))
     with pytest.raises(ValueError, match="scale must be finite and > 0"):
         nonnegative_init("square", scale=0.0)
-    with pytest.raises(ValueError, match="spread must be at least 0"):
+    with pytest.raises(ValueError, match="spread must be finite and >= 0"):
         nonnegative_init("square", spread=-1.0)
