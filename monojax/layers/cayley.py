@@ -154,7 +154,7 @@ class CayleyDense(Guaranteed):
 
     def bounds(self) -> tuple[float, float]:
         """Certified ``(smallest, largest)`` slope in l2: (1, 1) if features >= d, else (0, 1)."""
-        if not self.has_variable("params", "kernel"):
+        if self.scope is None or not self.has_variable("params", "kernel"):
             return 0.0, 1.0
         width: int = self.get_variable("params", "kernel").shape[0]
         return float(self.features >= width), 1.0
@@ -265,7 +265,7 @@ class CayleyConv(Guaranteed):
 
     def bounds(self) -> tuple[float, float]:
         """Certified ``(smallest, largest)`` slope in l2: (1, 1) if features >= channels."""
-        if not self.has_variable("params", "kernel"):
+        if self.scope is None or not self.has_variable("params", "kernel"):
             return 0.0, 1.0
         channels: int = self.get_variable("params", "kernel").shape[2]
         return float(self.features >= channels), 1.0

@@ -118,15 +118,21 @@ def test_scales_are_those_of_the_formulas(x64):
     rng = np.random.default_rng(0)
     kernel = rng.normal(size=(5, 7)) * rng.lognormal(0, 3, size=(5, 1))
     want = np.abs(kernel @ kernel.T).sum(axis=1) ** -0.5
-    np.testing.assert_allclose(aol_scale(jnp.asarray(kernel)), want, rtol=1e-12)
-    np.testing.assert_allclose(aol_kernel(jnp.asarray(kernel)), want[:, None] * kernel, rtol=1e-12)
     q = rng.lognormal(0, 1, size=7)
-    steps = 2 / (np.abs(kernel.T @ kernel) @ q / q)
-    np.testing.assert_allclose(sll_scale(jnp.asarray(kernel), jnp.asarray(q)), steps, rtol=1e-12)
-    taps = jnp.asarray(rng.normal(size=(3, 2, 4, 5)))
-    sums = np.asarray(gram_sums(jnp.swapaxes(taps, 2, 3))).sum(axis=1) ** -0.5
-    np.testing.assert_allclose(aol_conv_scale(taps), sums, rtol=1e-12)
-    np.testing.assert_allclose(aol_kernel(taps), sums[:, None] * taps, rtol=1e-12)
+    taps = rng.normal(size=(3, 2, 4, 5))
+
+    @jax.jit
+    def run(kernel, q, taps):
+        dense = aol_scale(kernel), aol_kernel(kernel), sll_scale(kernel, q)
+        sums = gram_sums(jnp.swapaxes(taps, 2, 3)).sum(axis=1)
+        return *dense, sums, aol_conv_scale(taps), aol_kernel(taps)
+
+    scale, rows, steps, sums, conv_scale, conv = run(kernel, q, taps)
+    np.testing.assert_allclose(scale, want, rtol=1e-12)
+    np.testing.assert_allclose(rows, want[:, None] * kernel, rtol=1e-12)
+    np.testing.assert_allclose(steps, 2 / (np.abs(kernel.T @ kernel) @ q / q), rtol=1e-12)
+    np.testing.assert_allclose(conv_scale, np.asarray(sums) ** -0.5, rtol=1e-12)
+    np.testing.assert_allclose(conv, conv_scale[:, None] * taps, rtol=1e-12)
 
 
 @pytest.mark.parametrize("psi", [0.0, 8.0, -8.0, 10.0, 100.0])
@@ -186,7 +192,7 @@ def test_derivatives_of_the_spectral_norm_where_there_are_any(x64):
         np.testing.assert_allclose(jnp.einsum("ijkl,kl", curved, move), by_slope, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [1e-37, 1e-19, 1.0, 1e25, 1e37])
+@pytest.mark.parametrize("size", [1e-30, 1e-19, 1.0, 1e25, 1e37])
 def test_norms_in_range(size):
     """Frobenius, spectral and operator norms against numpy's in float64, where squares leave."""
     matrix = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
@@ -275,27 +281,28 @@ def test_a_chain_says_how_good_its_inverse_is(x64):
         layers.Chain((layers.AOLDense(3),)).apply({}, x, method="inverse_diagnostics")
 
 
-@pytest.mark.parametrize("upper", [10.0, 1e3, 1e5])
-def test_the_record_of_a_stiff_inverse_is_true(upper):
-    """Float32: where it says converged, the error in float64 is within the bound."""
-    net = layers.BiLipNet((6, 5), 0.1, upper)
+@pytest.mark.slow
+def test_the_record_of_a_stiff_inverse_is_true():
+    """Float32: the residual that it states is at least the true one, in float64."""
+    net = layers.BiLipNet((6, 5), 0.1, 10.0)
     variables = jax.tree.map(lambda p: 3 * p, drawn(net, X))
 
     @jax.jit
-    def run(y):
-        methods = ("inverse", "inverse_diagnostics")
-        return [net.apply(variables, y, method=m) for m in methods]
+    def run(v, upper):
+        net = layers.BiLipNet((6, 5), 0.1, upper)
+        y = net.apply(v, X)
+        return y, *(net.apply(v, y, method=m) for m in ("inverse", "inverse_diagnostics"))
 
-    y = jax.jit(net.apply)(variables, X)
-    x, record = run(y)
-    with jax.enable_x64(True):
-        wide = jax.tree.map(lambda p: jnp.asarray(p, jnp.float64), variables)
-        apply = jax.jit(net.clone(param_dtype=jnp.float64).apply)
-        there = np.asarray(apply(wide, jnp.asarray(np.float64(x))))
-    residual = np.linalg.norm(there - np.float64(y), axis=1)
-    assert (residual <= np.asarray(record.residual)).all()
-    np.testing.assert_allclose(record.error_bound, record.residual / 0.1, rtol=1e-5)
-    assert bool(record.converged.any())
+    forward = lambda v, x, upper: layers.BiLipNet((6, 5), 0.1, upper).apply(v, x)
+    for upper in (10.0, 1e3, 1e5):
+        y, x, record = run(variables, upper)
+        with jax.enable_x64(True):
+            wide = jax.tree.map(lambda p: jnp.asarray(p, jnp.float64), variables)
+            there = np.asarray(jax.jit(forward)(wide, jnp.asarray(np.float64(x)), upper))
+        residual = np.linalg.norm(there - np.float64(y), axis=1)
+        assert (residual <= np.asarray(record.residual)).all()
+        np.testing.assert_allclose(record.error_bound, record.residual / 0.1, rtol=1e-5)
+        assert bool(record.converged.any())
 
 
 @pytest.mark.parametrize("net", [layers.MonLipDense((4,), 0.5, 2.0), layers.BiLipNet((4,), 1, 2)])
