@@ -191,8 +191,8 @@ class NonNegativeDense(Guaranteed):
         x, build = prepare(x, 1, self.dtype, self.param_dtype)
         width = x.shape[-1]
         check_number(self.bias_spread, "bias_spread", least=0)
-        mean = known(self.input_mean)
-        if mean is not None and not np.isfinite(mean).all():
+        given = known(self.input_mean)
+        if given is not None and not np.isfinite(given).all():
             raise ValueError(f"input_mean must be finite, got {self.input_mean}.")
         if np.shape(self.input_mean) not in ((), (width,)):
             raise ValueError(
