@@ -37,3 +37,11 @@ __all__ = [
     "split_report",
     "tag",
 ]
+
+_RENAMED = {"Split": "Pair"}
+
+
+def __getattr__(name: str) -> object:
+    if name in _RENAMED:
+        raise AttributeError(f"monojax.splitting.{name} is named {_RENAMED[name]} now.")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

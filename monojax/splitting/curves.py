@@ -10,7 +10,6 @@ the others, so that only the ends of the intervals have to be known.
 import dataclasses
 import functools
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,8 +24,10 @@ from monojax.splitting.freeze import group_of, hold
 from monojax.splitting.notes import Notebook
 from monojax.splitting.pair import Frozen, Pair, Univariate, Unresolved, depends
 
-REACH, CELLS, MOST_CELLS = 50.0, 8000, 200_000
-"""Where its ends are not known a function is looked at on [-REACH, REACH]; in so many cells."""
+REACH, CELLS = 50.0, 8000
+"""Where its ends are not known a function is looked at on [-REACH, REACH], in so many cells."""
+BETWEEN, MOST = 1500, 60
+"""Else between any two points where something changes, in so many cells; and so many points."""
 
 ELEMENTWISE = frozenset(
     """
@@ -233,16 +234,17 @@ def analyse(phi: Callable[[np.ndarray], np.ndarray], ends: Ends | None = None) -
     drift = max(abs(slope[0] - slope[tenth]), abs(slope[-1] - slope[-tenth])) / bound
     if drift > 1e-3 if window is None else not _settles(ends):
         raise NotDC("as a function of one variable its slopes are not bounded")
-    step = z[1] - z[0]
-    worst = z[1 + np.abs(np.diff(slope)).argmax()]
-    near = np.linspace(worst - 2 * step, worst + 2 * step, 2001)
+    at = 1 + int(np.abs(np.diff(slope)).argmax())
+    step = z[at + 1] - z[at]
+    near = np.linspace(z[at] - 2 * step, z[at] + 2 * step, 2001)
     if np.abs(np.diff(phi(near)) / np.diff(near)).max() > 20 * bound:
         flat = np.count_nonzero(slope) <= len(slope) // 100
         raise NotDC(HELD if flat else "as a function of one variable it jumps")
-    # Rounding of z itself, times the slope, is no curvature.
-    sign = _signs(y, 1e-13, 4e-16 * bound * np.abs(z).max())
+    sign = _signs(z, y, 1e-13)
     knots, follows = _intervals(phi, z, sign)
-    return _convex_part(phi, np.array(knots), np.array(follows), slope, window is None)
+    first, last = (slope[0], slope[-1]) if window is None else _end_slopes(ends)
+    slopes = np.array([first, *_slopes_at(phi, z, np.array(knots)), last])
+    return _convex_part(phi, np.array(knots), np.array(follows), slopes, window is None)
 
 
 def _window(ends: Ends | None) -> np.ndarray | None:
@@ -250,18 +252,15 @@ def _window(ends: Ends | None) -> np.ndarray | None:
     if ends is None or not ends.known:
         return None
     points = np.array(ends.points or (0.0,))
-    low, high = points.min(), points.max()
-    pad = max(0.05 * (high - low), 1e-3 * max(abs(low), abs(high)), 1.0 if low == high else 0.0)
-    gaps = np.diff(points)
-    gaps = gaps[gaps > 1e-9 * (high - low)]  # the same point, found twice
-    width = high - low + 2 * pad
-    cells = max(CELLS, math.ceil(8 * width / gaps.min())) if len(gaps) else CELLS
-    if cells > MOST_CELLS:
+    low, high = points[0], points[-1]
+    near = 1e-9 * (high - low)  # the same point, found twice
+    points = points[np.append(True, np.diff(points) > near)]
+    if len(points) > MOST:
         return None
-    # Steps of a power of two: sums of grid points and shifts are exact as far as that goes.
-    step = 2.0 ** math.floor(math.log2(width / cells))
-    first = math.floor((low - pad) / step) * step
-    return first + step * np.arange(math.ceil(width / step) + 2)
+    pad = max(0.05 * (high - low), 1e-3 * max(abs(low), abs(high)), 1.0 if low == high else 0.0)
+    edges = [low - pad, *points, high + pad]
+    grids = [np.linspace(a, b, BETWEEN, endpoint=False) for a, b in itertools.pairwise(edges)]
+    return np.append(np.concatenate(grids), edges[-1])
 
 
 def _settles(ends: Ends | None) -> bool:
@@ -270,11 +269,19 @@ def _settles(ends: Ends | None) -> bool:
     return all(form is not None and not form.scale and len(form.poly) <= 2 for form in ends.forms)
 
 
-def _signs(y: np.ndarray, tolerance: float, floor: float = 0.0) -> np.ndarray:
-    """Sign of the second difference at each inner point, 0 below rounding."""
-    second = y[2:] - 2 * y[1:-1] + y[:-2]
-    least = tolerance * (1 + np.abs(y[1:-1])) + floor
-    return np.where(np.abs(second) > least, np.sign(second), 0)
+def _end_slopes(ends: Any) -> tuple[float, float]:
+    """Slopes of the straight ends."""
+    first, last = (form.poly[-2] if len(form.poly) > 1 else 0.0 for form in ends.forms)
+    return first, last
+
+
+def _signs(z: np.ndarray, y: np.ndarray, tolerance: float) -> np.ndarray:
+    """Sign of the curvature at each inner point, 0 below rounding of the second difference."""
+    step = np.diff(z)
+    second = np.diff(np.diff(y) / step) * np.minimum(step[1:], step[:-1])
+    # Rounding of the argument itself, times the slope, is no curvature either.
+    size = 1 + np.abs(y[1:-1]) + np.abs(z[1:-1] * (y[2:] - y[:-2]) / (z[2:] - z[:-2]))
+    return np.where(np.abs(second) > tolerance * size, np.sign(second), 0)
 
 
 def _intervals(phi: Any, z: np.ndarray, sign: np.ndarray) -> tuple[list[float], list[bool]]:
@@ -283,30 +290,31 @@ def _intervals(phi: Any, z: np.ndarray, sign: np.ndarray) -> tuple[list[float], 
     if not len(curved):
         return [], [True]
     turns = [(i, j) for i, j in itertools.pairwise(curved) if sign[i] != sign[j]]
-    step = z[1] - z[0]
-    knots = [_knot(phi, z[i + 1], z[j + 1], step, sign[i]) for i, j in turns]
+    knots = [_knot(phi, z, int(i) + 1, int(j) + 1, sign[i]) for i, j in turns]
     return knots, [bool(sign[curved[0]] > 0)] + [bool(sign[j] > 0) for _, j in turns]
 
 
-def _knot(phi: Any, left: float, right: float, step: float, before: float) -> float:
+def _knot(phi: Any, z: np.ndarray, left: int, right: int, before: float) -> float:
     """Where the curvature changes its sign, between two grid points; refined where they touch."""
-    if right - left > 1.5 * step:
-        return (left + right) / 2
-    fine = np.linspace(left - step, right + step, 3001)
-    sign = _signs(phi(fine), 8e-15)
+    middle = float((z[left] + z[right]) / 2)
+    if right - left > 1:
+        return middle
+    fine = np.linspace(z[left - 1], z[right + 1], 3001)
+    sign = _signs(fine, phi(fine), 8e-15)
     old, new = np.flatnonzero(sign == before), np.flatnonzero(sign == -before)
     if not len(old) or not len(new):
-        return (left + right) / 2
+        return middle
     return float((fine[old[-1] + 1] + fine[new[0] + 1]) / 2)
 
 
-def _convex_part(phi: Any, knots: Any, follows: Any, slope: np.ndarray, local: bool) -> Convex:
-    """Lines that make A continuous with a continuous slope, A(0) = max(phi(0), 0)."""
-    width = 1e-6
-    ends = np.array([slope[0], *_slope_at(phi, knots, width), slope[-1]])
+def _convex_part(phi: Any, knots: Any, follows: Any, ends: np.ndarray, local: bool) -> Convex:
+    """Lines that make A continuous with a continuous slope, A(0) = max(phi(0), 0).
+
+    ``ends`` are the slopes of phi where the intervals end, `[m + 2]`.
+    """
     lines: list[float] = []  # the slope of the line on each interval
-    convex = max(slope[0], 0.0)  # A' so far
-    concave = max(-slope[0], 0.0)  # B' so far
+    convex = max(ends[0], 0.0)  # A' so far
+    concave = max(-ends[0], 0.0)  # B' so far
     for i, on in enumerate(follows):
         lines.append(convex - ends[i] if on else convex)
         rise = ends[i + 1] - ends[i]
@@ -327,8 +335,14 @@ def _convex_part(phi: Any, knots: Any, follows: Any, slope: np.ndarray, local: b
     return Convex(knots, follows, tidy(np.array(lines)), tidy(shifted), total, local)
 
 
-def _slope_at(phi: Any, knots: np.ndarray, width: float) -> np.ndarray:
-    """Slopes at knots, which lie where the function is smooth or straight."""
+def _slopes_at(phi: Any, z: np.ndarray, knots: np.ndarray) -> np.ndarray:
+    """Slopes at knots, which lie where the function is smooth or straight.
+
+    A kink may be a thousandth of a grid cell away (see `_knot`).
+    """
     if not len(knots):
         return np.zeros(0)
-    return (phi(knots + width) - phi(knots - width)) / (2 * width)
+    cell = np.clip(np.searchsorted(z, knots), 2, len(z) - 2)
+    width = 2e-4 * np.minimum.reduce([z[cell + k] - z[cell + k - 1] for k in (-1, 0, 1)])
+    right, left = knots + width, knots - width
+    return (phi(right) - phi(left)) / (right - left)

@@ -323,6 +323,11 @@ def test_models_have_torchvisions_number_of_parameters():
         jax.eval_shape(ResNet18(stem="tiny").init, jax.random.key(0), x)
 
 
+def test_old_names_say_the_new_one():
+    with pytest.raises(AttributeError, match="named Pair now"):
+        mj.splitting.Split  # noqa: B018
+
+
 def test_every_public_name_is_documented():
     for name in mj.splitting.__all__:
         assert getattr(mj.splitting, name).__doc__, name
