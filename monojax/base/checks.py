@@ -111,8 +111,7 @@ def check_output(fn: Callable[[jax.Array], jax.Array], points: jax.Array) -> tup
       ValueError: if ``fn`` returns another rank, for example because it expects a batch.
       TypeError: if its values are not floating point.
     """
-    one = jax.ShapeDtypeStruct(points.shape[1:], points.dtype)
-    out = jax.eval_shape(fn, one)
+    out = _output_of_one(fn, points)
     shape = getattr(out, "shape", None)
     if shape is None or len(shape) > 1 or shape == (0,):
         found = jax.tree.map(lambda leaf: leaf.shape, out)
@@ -124,6 +123,25 @@ def check_output(fn: Callable[[jax.Array], jax.Array], points: jax.Array) -> tup
     if not jnp.issubdtype(out.dtype, jnp.floating):
         raise TypeError(f"fn must return floating point values to have slopes, got {out.dtype}.")
     return shape
+
+
+def _output_of_one(fn: Callable[[jax.Array], jax.Array], points: jax.Array) -> Any:
+    """What ``fn`` gives for one point; a ``fn`` that only takes batches is told apart."""
+    one = points.shape[1:]
+    try:
+        # Of the points themselves: inside shard_map their type says along which axes they vary.
+        return jax.eval_shape(lambda points: fn(points[0]), points)
+    except Exception as error:
+        batch = (2, *one)
+        try:
+            jax.eval_shape(fn, jax.ShapeDtypeStruct(batch, points.dtype))
+        except Exception:
+            raise error from None  # it fails either way: the function's own mistake
+        raise ValueError(
+            f"fn failed on ONE example of shape {one} ({error}) but takes a batch {batch}; "
+            "it must map ONE example, without a batch axis: write x[0] for x[:, 0], or give "
+            "lambda x: fn(x[None])[0]."
+        ) from error
 
 
 def check_labels(labels: Any, num: int, num_outputs: int) -> jax.Array:
@@ -155,7 +173,8 @@ def check_labels(labels: Any, num: int, num_outputs: int) -> jax.Array:
                 f"labels must lie in [0, {num_outputs - 1}] for {num_outputs} outputs, "
                 f"got values from {found.min()} to {found.max()}."
             )
-    return jnp.asarray(labels)
+        return jnp.asarray(found.astype(np.int32))  # in range now, whatever their width was
+    return labels
 
 
 def check_box(
@@ -194,6 +213,10 @@ def check_box(
                 f"empty region: low > high at input {i} ({lo[i]:g} > {hi[i]:g}); "
                 "swap or widen them."
             )
+        with np.errstate(over="ignore"):
+            wide = np.asarray(hi - lo, np.float64)
+        if not np.isfinite(wide).all():
+            raise ValueError(f"low and high are too far apart for {dtype}; narrow the region.")
     return jnp.asarray(corners[0]), jnp.asarray(corners[1])
 
 
@@ -220,6 +243,33 @@ def _corner(corner: Any, dtype: Any, width: int | None) -> Any:
         full = jnp.full if isinstance(corner, jax.Array) else np.full
         corner = full((width,), corner)
     return corner
+
+
+def check_maps(num_maps: int, num_classes: int) -> int:
+    """Maps per class, where feature maps are divided equally among the classes.
+
+    Args:
+      num_maps: W, the number of feature maps.
+      num_classes: K.
+
+    Returns:
+      W / K.
+
+    Raises:
+      ValueError: if W does not divide by K; it proposes the nearest numbers that do.
+    """
+    for name, value in (("num_maps", num_maps), ("num_classes", num_classes)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+    if num_maps % num_classes:
+        below = num_maps // num_classes * num_classes
+        near = [below, below + num_classes] if below else [num_classes]
+        raise ValueError(
+            f"{num_maps} feature maps do not divide into slices of equal size for {num_classes} "
+            f"classes; use {' or '.join(map(str, near))} maps, or add a convolution with such a "
+            "number of maps (monojax.models.ExtraMaps)."
+        )
+    return num_maps // num_classes
 
 
 def one_of(value: Any, choices: Iterable[Any], name: str) -> Any:
@@ -308,7 +358,12 @@ def check_width(width: Any, name: str = "features") -> int:
 
 
 def check_number(
-    value: Any, name: str, *, above: float | None = None, least: float | None = None
+    value: Any,
+    name: str,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    most: float | None = None,
 ) -> None:
     """Raises ValueError if a known scalar is not a finite number in its range.
 
@@ -317,6 +372,7 @@ def check_number(
       name: the argument's name in messages.
       above: the value must be larger.
       least: the value must be as large.
+      most: the value must be as small.
 
     Raises:
       ValueError: on a value out of range, NaN, infinite, beyond the range of jax's default
@@ -332,12 +388,14 @@ def check_number(
         wanted += f" and > {above:g}"
     elif least is not None:
         wanted += f" and >= {least:g}"
+    if most is not None:
+        wanted += f" and <= {most:g}"
     if not (jnp.issubdtype(number.dtype, np.number) and np.isreal(number)):
         raise ValueError(f"{name} must be a number, {wanted}, got {value!r}.")
     with np.errstate(over="ignore"):
         used = float(np.asarray(number, jax.dtypes.canonicalize_dtype(float)))
     low = (above is not None and not used > above) or (least is not None and not used >= least)
-    if low or not np.isfinite(used):
+    if low or not np.isfinite(used) or (most is not None and not used <= most):
         raise ValueError(f"{name} must be {wanted}, got {value}.")
 
 

@@ -8,7 +8,16 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Literal
 
-__all__ = ["ClosedJaxpr", "Literal", "as_closed", "bind", "enable_x64", "scopes"]
+__all__ = [
+    "ClosedJaxpr",
+    "Literal",
+    "as_closed",
+    "as_varying",
+    "bind",
+    "enable_x64",
+    "scopes",
+    "varying_axes",
+]
 
 
 def bind(eqn: Any, *args: Any) -> Any:
@@ -66,3 +75,38 @@ def enable_x64() -> AbstractContextManager[Any]:
     if enable is None:  # before jax 0.8
         enable = importlib.import_module("jax.experimental").enable_x64
     return enable(True)
+
+
+def varying_axes(x: Any) -> frozenset[str]:
+    """The axes of a `shard_map` along which a value differs between devices.
+
+    Args:
+      x: an array, or what `jax.eval_shape` gives.
+
+    Returns:
+      Names of axes; none outside `shard_map`, and none in `pmap`.
+    """
+    value = jax.typeof(x) if isinstance(x, jax.Array) else x
+    axes = getattr(value, "vma", None)  # jax 0.7 to 0.9
+    if axes is None:
+        axes = getattr(getattr(value, "manual_axis_type", None), "varying", None)
+    return frozenset(axes or ())
+
+
+def as_varying(x: jax.Array, axes: frozenset[str]) -> jax.Array:
+    """``x``, marked as differing along ``axes`` too: derivatives stay each device's own.
+
+    Args:
+      x: an array.
+      axes: names of axes of the `shard_map` around.
+
+    Returns:
+      The same values.
+    """
+    new = tuple(sorted(axes - varying_axes(x)))
+    if not new:
+        return x
+    if hasattr(jax.lax, "pcast"):
+        return jax.lax.pcast(x, new, to="varying")
+    pvary: Any = getattr(jax.lax, "pvary")  # noqa: B009 - before jax 0.9
+    return pvary(x, new)
