@@ -20,7 +20,7 @@ from monojax.base.directions import check_directions
 from monojax.bilipschitz.conv import ConvBLNN
 from monojax.bilipschitz.dense import BLNN, PartialBLNN
 from monojax.compact.contrastive import supcon_loss
-from monojax.groups.penalty import group_penalty, total_activation
+from monojax.groups import group_penalty, total_activation
 from monojax.penalties.gradient import monotonicity_penalty, value_and_penalty
 from monojax.penalties.regions import (
     data_mixup_points,

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 
 from monojax.attribution.cam import plus_plus
 from monojax.attribution.images import resize
-from monojax.base.checks import one_of
-from monojax.groups.penalty import check_maps
+from monojax.base.checks import check_maps, one_of
 
 Weights = Literal["activation", "activation_pp", "gradient", "gradient_pp"]
 WEIGHTS = ("activation", "activation_pp", "gradient", "gradient_pp")

@@ -6,6 +6,7 @@ from monojax.models.minilm import BertLayer, MiniLM, load_minilm
 from monojax.models.minilm_text import SentenceEncoder
 from monojax.models.mlp import MLP, TwoBranch
 from monojax.models.mnist_cnn import MNISTNet
+from monojax.models.pooled import ExtraMaps
 from monojax.models.resnet import BasicBlock, Bottleneck, ResNet, ResNet18, ResNet34, ResNet50
 from monojax.models.squeezenet import Fire, SqueezeNet
 from monojax.models.vgg import VGG16
@@ -16,6 +17,7 @@ __all__ = [
     "MLP",
     "VGG16",
     "EfficientNetLite0",
+    "ExtraMaps",
     "MNISTNet",
     "MiniLM",
     "ResNet",

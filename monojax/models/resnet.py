@@ -6,8 +6,7 @@ import flax.linen as nn
 import jax
 
 from monojax.base.checks import one_of
-from monojax.groups.penalty import ExtraMaps
-from monojax.models.pooled import PooledClassifier
+from monojax.models.pooled import ExtraMaps, PooledClassifier
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 
@@ -72,7 +71,7 @@ class ResNet(PooledClassifier):
       stem: "imagenet" (7x7 convolution of stride 2, max-pooling) or "cifar" (3x3, neither).
       dtype: of the computation; None follows the input and parameters.
       depth: 18, 34 or 50.
-      maps: number of maps of an added last convolution (:class:`monojax.groups.ExtraMaps`), a
+      maps: number of maps of an added last convolution (:class:`monojax.models.ExtraMaps`), a
         multiple of ``num_classes``; 0 adds none.
       axis_name: the `pmap` axis over which batch statistics are taken; None keeps each
         device's own.

@@ -5,8 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from monojax.groups.penalty import ExtraMaps
-from monojax.models.pooled import PooledClassifier
+from monojax.models.pooled import ExtraMaps, PooledClassifier
 
 _he = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
 
@@ -52,7 +51,7 @@ class WideResNet(PooledClassifier):
       dropout: probability inside the blocks, drawn with the rng "dropout"; 0.3 there.
       dtype: of the computation; None follows the input and parameters.
       axis_name: the `pmap` axis over which batch statistics are taken.
-      maps: number of maps of an added last convolution (:class:`monojax.groups.ExtraMaps`), a
+      maps: number of maps of an added last convolution (:class:`monojax.models.ExtraMaps`), a
         multiple of ``num_classes``, for widths whose own 64 width maps do not divide; 0 adds none.
 
     Reference:

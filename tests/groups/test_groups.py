@@ -9,7 +9,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import monojax as mj
-from monojax import groups
+from monojax import groups, models
 
 K, PER = 3, 4
 W = K * PER
@@ -202,7 +202,7 @@ def test_shares_of_nan_stay_nan_under_jit():
 
 
 def test_extra_maps_are_as_many_as_asked_and_not_negative():
-    module = groups.ExtraMaps(W, K)
+    module = models.ExtraMaps(W, K)
     x = jax.random.normal(jax.random.key(0), (2, 3, 3, 5))
     variables = module.init(jax.random.key(1), x)
     out, state = module.apply(variables, x, train=True, mutable=["batch_stats"])
@@ -256,7 +256,7 @@ HEAD = functools.partial(pooled_head, linear())
         (ValueError, "labels must lie",
          lambda: groups.class_report(jnp.ones((2, 3)), jnp.ones((2, 3)), np.full(2, 3))),
         (ValueError, "ExtraMaps",
-         lambda: groups.ExtraMaps(10, K).init(jax.random.key(0), jnp.ones((1, 2, 2, 4)))),
+         lambda: models.ExtraMaps(10, K).init(jax.random.key(0), jnp.ones((1, 2, 2, 4)))),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused(error, message, call):

@@ -9,8 +9,8 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 import monojax as mj
-from monojax.groups.penalty import ExtraMaps
 from monojax.models import MNISTNet, ResNet, ResNet18, ResNet34, ResNet50, WideResNet
+from monojax.models.pooled import ExtraMaps
 from monojax.models.pretrained import PUBLISHED, convert, export, load_pretrained
 from monojax.models.resnet import Bottleneck
 from monojax.models.wide_resnet import WideBlock

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 import monojax as mj
-from monojax.groups.penalty import activation_classifier, check_maps, class_report, detection_scores
+from monojax.groups import activation_classifier, check_maps, class_report, detection_scores
 from monojax.metrics import auroc, detection_rate_at_equal_error
 from monojax.models import MNISTNet, WideResNet
 from monojax.training import (

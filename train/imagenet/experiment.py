@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from monojax.base.checks import check_maps
 from monojax.data.image_sources import SOURCES, Images, open_images
 from monojax.data.imagenet import Share, TrainBatches, eval_batches
-from monojax.groups.penalty import check_maps
 from monojax.training import (
     AllHosts,
     Clock,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from monojax.data.crops import normalise
-from monojax.groups.penalty import activation_classifier, group_penalty
+from monojax.groups import activation_classifier, group_penalty
 from monojax.models.pretrained import load_pretrained
 from monojax.models.resnet import ResNet
 from monojax.training import TrainState, create_state, pmap_step
