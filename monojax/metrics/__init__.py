@@ -10,6 +10,7 @@ from monojax.metrics.embedding import (
     rms_off_diagonal,
     sts_score,
 )
+from monojax.metrics.intervals import Interval, bootstrap, mean_interval
 from monojax.metrics.lipschitz import adjacent_differences, empirical_lipschitz, local_gains
 from monojax.metrics.lipschitz_search import Extremes, exact_lipschitz_1d, search_lipschitz
 from monojax.metrics.monotonicity import (
@@ -18,13 +19,16 @@ from monojax.metrics.monotonicity import (
     violation_rate,
     violations,
 )
-from monojax.metrics.neighbours import knn_accuracy, nearest, recall_at_k
+from monojax.metrics.neighbours import nearest
+from monojax.metrics.retrieval import knn_accuracy, recall_at_k
 
 __all__ = [
     "Extremes",
+    "Interval",
     "MonotonicityReport",
     "adjacent_differences",
     "auroc",
+    "bootstrap",
     "clustermap_order",
     "detection_rate_at_equal_error",
     "effective_dimension",
@@ -33,6 +37,7 @@ __all__ = [
     "feature_correlation",
     "knn_accuracy",
     "local_gains",
+    "mean_interval",
     "monotonicity_report",
     "nearest",
     "principal_axes",

@@ -22,7 +22,7 @@ def auroc(normal: Any, unfamiliar: Any) -> jax.Array:
     Raises:
       ValueError: on another rank, no scores, or NaN in concrete scores.
     """
-    normal, unfamiliar = _check(normal, "normal"), _check(unfamiliar, "unfamiliar")
+    normal, unfamiliar = _check(normal, unfamiliar)
     unfamiliar = jnp.sort(unfamiliar)
     below = jnp.searchsorted(unfamiliar, normal, side="left")
     not_above = jnp.searchsorted(unfamiliar, normal, side="right")
@@ -46,7 +46,7 @@ def detection_rate_at_equal_error(normal: Any, unfamiliar: Any) -> jax.Array:
     Raises:
       ValueError: as :func:`auroc`.
     """
-    normal, unfamiliar = _check(normal, "normal"), _check(unfamiliar, "unfamiliar")
+    normal, unfamiliar = _check(normal, unfamiliar)
     normal, unfamiliar = jnp.sort(normal), jnp.sort(unfamiliar)
     thresholds = jnp.sort(jnp.concatenate([normal, unfamiliar]))
 
@@ -63,13 +63,27 @@ def detection_rate_at_equal_error(normal: Any, unfamiliar: Any) -> jax.Array:
     return detected[before] + part * (detected[after] - detected[before])
 
 
-def _check(scores: Any, name: str) -> jax.Array:
-    """Scores as a floating array `[n]`, n >= 1, without NaN when concrete."""
+def _check(normal: Any, unfamiliar: Any) -> tuple[jax.Array, jax.Array]:
+    """Both as arrays `[n]`, n >= 1, without NaN when concrete, in an order that float32 keeps."""
+    both = _scores(normal, "normal"), _scores(unfamiliar, "unfamiliar")
+    if all(is_concrete(scores) for scores in both):
+        # Only the order counts. Ranks keep it where float32 would make scores equal: numpy's
+        # float64, and integers beyond 2^24.
+        first, second = (np.asarray(scores) for scores in both)
+        _, ranks = np.unique(np.concatenate([first, second]), return_inverse=True)
+        ranks = ranks.reshape(-1).astype(np.int32)
+        return jnp.asarray(ranks[: len(first)]), jnp.asarray(ranks[len(first) :])
+    dtype = jnp.result_type(*both)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        dtype = jnp.result_type(float)
+    return both[0].astype(dtype), both[1].astype(dtype)
+
+
+def _scores(scores: Any, name: str) -> Any:
+    """Scores as a numeric array `[n]`, n >= 1, without NaN when concrete."""
     scores = scores if isinstance(scores, jax.Array) else np.asarray(scores)
     if scores.ndim != 1 or scores.size == 0:
         raise ValueError(f"{name} must be scores of shape [n] with n >= 1, got {scores.shape}.")
-    if not jnp.issubdtype(scores.dtype, jnp.floating):
-        scores = scores.astype(np.float32)
     if is_concrete(scores) and bool(np.isnan(np.asarray(scores)).any()):
         raise ValueError(f"{name} has NaN scores; drop or replace them first.")
-    return jnp.asarray(scores)
+    return scores

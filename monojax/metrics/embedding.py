@@ -2,38 +2,14 @@
 
 Definitions of MonoCon (Gokhale): principal components are centred, not scaled, and fitted on the
 training embeddings; all linear algebra is float64. Nearest neighbours are in
-:mod:`monojax.metrics.neighbours`.
+:mod:`monojax.metrics.neighbours`, their scores in :mod:`monojax.metrics.retrieval`.
 """
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from monojax.metrics.neighbours import (
-    Neighbours,
-    Similarity,
-    check_embedding,
-    knn_accuracy,
-    nearest,
-    recall_at_k,
-)
-
-__all__ = [
-    "Neighbours",
-    "PrincipalAxes",
-    "Reconstruction",
-    "Similarity",
-    "clustermap_order",
-    "effective_dimension",
-    "feature_correlation",
-    "knn_accuracy",
-    "nearest",
-    "principal_axes",
-    "recall_at_k",
-    "reconstruction_error",
-    "rms_off_diagonal",
-    "sts_score",
-]
+from monojax.metrics.neighbours import check_embedding, scaled_rows
 
 _BLOCK = 65_536
 
@@ -240,9 +216,10 @@ def sts_score(first: Any, second: Any, gold: Any) -> float:
         )
     if not np.isfinite(gold).all() or gold.min() == gold.max():
         raise ValueError("gold must be finite and not all equal: there is no order to agree with.")
-    a, b = (np.asarray(side, np.float64) for side in (first, second))
+    a, b = scaled_rows(first), scaled_rows(second)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return 100 * _pearson(_ranks((a * b).sum(axis=1) / np.maximum(norms, 1e-12)), _ranks(gold))
+    cosines = (a * b).sum(axis=1) / np.where(norms > 0, norms, 1)
+    return 100 * _pearson(_ranks(cosines), _ranks(gold))
 
 
 def _pearson(a: np.ndarray, b: np.ndarray) -> float:

@@ -2,9 +2,16 @@
 
 Everything here is measured; it refutes a bound, never proves it: a larger gain may sit between
 the points. Distances are Euclidean, gains are in output units per input unit.
+
+So that a refutation is one, a gain between two points is narrowed by what the rounding of the
+function can explain: the last bits of its values (a function like x + 1000 moves in steps of 6e-5
+in float32) and of products with its inputs. What it adds and takes away again inside, such as
+(x + 1000) - 1000, cannot be seen from outside: measure such a function in float64. Gains of
+Jacobians are right up to a relative 1e-5 or so in float32.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +20,8 @@ import numpy as np
 from monojax.base.checks import check_output, check_points
 
 Fn = Callable[[jax.Array], jax.Array]
+ROUNDING = 4
+"""Units in the last place of a value that count as rounding; of its inputs' share in it, half."""
 
 
 def empirical_lipschitz(
@@ -28,7 +37,7 @@ def empirical_lipschitz(
     Without ``key``: over all pairs of points, :math:`\|f(x)-f(x')\|/\|x-x'\|`, and over the
     singular values of the Jacobian at every point; deterministic. With ``key``: over
     ``num_pairs`` random pairs only, as the papers measure; on a steep narrow ramp few pairs fall
-    inside, so expect less. Pairs of equal points are left out.
+    inside, so expect less. Pairs of equal points are left out, and rounding is taken off.
 
     Args:
       fn: map of ONE example `[d]` to `()` or `[c]`.
@@ -38,8 +47,9 @@ def empirical_lipschitz(
       batch_size: points whose pairs or Jacobians are held at once.
 
     Returns:
-      ``(lower [], upper [])``. With c < d the Jacobian has a kernel, so ``lower`` is 0 without
-      ``key``. NaN if ``fn`` gives NaN; ``(inf, 0)`` if no two points differ.
+      ``(lower [], upper [])``, float32 at least. With c < d the Jacobian has a kernel, so ``lower``
+      is 0 without ``key``. NaN if ``fn`` is not finite somewhere; ``(inf, 0)`` with ``key`` if no
+      two of the drawn points differ.
 
     Raises:
       ValueError: on wrong shapes, one point only, NaN in points, or counts below 1.
@@ -48,17 +58,15 @@ def empirical_lipschitz(
       Kinoshita, Toyoizumi, NeurIPS 2024, arXiv 2404.09821: 3000 random pairs of 2000 points.
     """
     points = _at_least_two(fn, points)
-    _check_count(num_pairs, "num_pairs")
-    _check_count(batch_size, "batch_size")
+    check_count(num_pairs, "num_pairs")
+    check_count(batch_size, "batch_size")
     values = jax.lax.map(lambda x: fn(x).reshape(-1), points, batch_size=batch_size)
     if key is not None:
-        pairs = jax.random.randint(key, (2, num_pairs), 0, len(points))
-        return _extremes(
-            *_gains(points[pairs[0]], points[pairs[1]], values[pairs[0]], values[pairs[1]])
-        )
+        a, b = jax.random.randint(key, (2, num_pairs), 0, len(points))
+        return _extremes(gains(points[a], points[b], values[a], values[b]))
 
     def against_all(row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        return _extremes(*_gains(row[0], points, row[1], values))
+        return _extremes(gains(row[0][None, :], points, row[1][None, :], values))
 
     low, high = jax.lax.map(against_all, (points, values), batch_size=batch_size)
     local_low, local_high = local_gains(fn, points, batch_size=batch_size)
@@ -69,7 +77,8 @@ def adjacent_differences(fn: Fn, points: jax.Array) -> tuple[jax.Array, jax.Arra
     """Smallest and largest gain between consecutive points, measured.
 
     On a fine sorted grid in one dimension every slope of the function contributes, however
-    narrow the piece down to the spacing. It refutes a bound, never proves it.
+    narrow the piece down to the spacing. It refutes a bound, never proves it. Rounding is taken
+    off: a spacing of few units in the last place of the values says little.
 
     Args:
       fn: map of ONE example `[d]` to `()` or `[c]`.
@@ -83,7 +92,7 @@ def adjacent_differences(fn: Fn, points: jax.Array) -> tuple[jax.Array, jax.Arra
     """
     points = _at_least_two(fn, points)
     values = jax.vmap(lambda x: fn(x).reshape(-1))(points)
-    return _extremes(*_gains(points[:-1], points[1:], values[:-1], values[1:]))
+    return _extremes(gains(points[:-1], points[1:], values[:-1], values[1:]))
 
 
 def local_gains(fn: Fn, points: jax.Array, *, batch_size: int = 256) -> tuple[jax.Array, jax.Array]:
@@ -95,44 +104,121 @@ def local_gains(fn: Fn, points: jax.Array, *, batch_size: int = 256) -> tuple[ja
       batch_size: Jacobians held at once.
 
     Returns:
-      ``(lower [n], upper [n])``; ``lower`` is 0 where c < d: some direction is not seen at all.
-      Each refutes a bound, never proves it.
+      ``(lower [n], upper [n])``, float32 at least; ``lower`` is 0 where c < d: some direction is
+      not seen at all. NaN where ``fn`` is not finite. Each refutes a bound, never proves it.
 
     Raises:
       ValueError: on wrong shapes or NaN in points.
     """
     points = check_points(points)
     check_output(fn, points)
-    _check_count(batch_size, "batch_size")
+    check_count(batch_size, "batch_size")
 
-    def one(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        jacobian = _jacobian(fn, x)
-        sigma = jnp.linalg.svd(jacobian, compute_uv=False)
-        wide = jacobian.shape[0] < jacobian.shape[1]
-        return jnp.zeros_like(sigma[0]) if wide else sigma[-1], sigma[0]
-
-    return jax.lax.map(one, points, batch_size=batch_size)
+    return jax.lax.map(lambda x: jacobian_gains(fn, x), points, batch_size=batch_size)
 
 
-def _gains(
-    x: jax.Array, other: jax.Array, fx: jax.Array, f_other: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Ratios ||fx - f_other|| / ||x - other|| along the last axis, and which are defined."""
-    distance = jnp.linalg.norm(x - other, axis=-1)
-    apart = distance > 0
-    gain = jnp.linalg.norm(fx - f_other, axis=-1) / jnp.where(apart, distance, 1.0)
-    return gain, apart
+def jacobian_gains(fn: Fn, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Smallest and largest singular value of the Jacobian at one point.
 
+    Args:
+      fn: map of ONE example `[d]` to `()` or `[c]`.
+      x: `[d]`.
 
-def _extremes(gain: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return jnp.where(valid, gain, jnp.inf).min(), jnp.where(valid, gain, 0.0).max()
-
-
-def _jacobian(fn: Fn, x: jax.Array) -> jax.Array:
-    """`[c, d]`, by the mode with fewer passes."""
+    Returns:
+      ``(lower [], upper [])``, float32 at least, NaN where ``fn`` is not finite.
+    """
+    flat = lambda point: (value := fn(point).reshape(-1), value)
     outputs = int(np.prod(jax.eval_shape(fn, x).shape, dtype=int))
-    mode = jax.jacrev if outputs < x.shape[0] else jax.jacfwd
-    return mode(lambda point: fn(point).reshape(-1))(x)
+    mode = jax.jacrev if outputs < x.shape[0] else jax.jacfwd  # the fewer passes
+    jacobian, value = mode(flat, has_aux=True)(x)
+    # No singular values in half precision; and squares of its entries would not fit.
+    jacobian = jacobian.astype(jnp.promote_types(jacobian.dtype, jnp.float32))
+    sigma = jnp.linalg.svd(jacobian, compute_uv=False)
+    wide = jacobian.shape[0] < jacobian.shape[1]
+    smallest = jnp.zeros_like(sigma[0]) if wide else sigma[-1]
+    broken = ~jnp.isfinite(value).all() | ~jnp.isfinite(jacobian).all()
+    return jnp.where(broken, jnp.nan, smallest), jnp.where(broken, jnp.nan, sigma[0])
+
+
+class Gains(NamedTuple):
+    """Gains between pairs of points, and what rounding can explain of them; `[...]` each."""
+
+    ratio: jax.Array
+    """||fx - f_other|| / ||x - other||, NaN where ``fn`` is not finite."""
+    of_values: jax.Array
+    """What the last bits of the two values can add to it or take from it."""
+    of_inputs: jax.Array
+    """The same for products with the inputs, per unit of gain."""
+    apart: jax.Array
+    """Where the two points differ."""
+
+    def narrowed(self) -> jax.Array:
+        """Not more than the true gain."""
+        noise = self.of_values + self.ratio * self.of_inputs
+        return jnp.where(jnp.isfinite(self.ratio), jnp.maximum(self.ratio - noise, 0), self.ratio)
+
+    def widened(self, steepest: jax.Array) -> jax.Array:
+        """Not less than the true gain, for a function that is ``steepest`` somewhere.
+
+        A product that cancels can round to no change at all, so the pair's own ratio does not tell
+        how large its terms are.
+        """
+        return self.ratio + self.of_values + steepest * self.of_inputs
+
+
+def gains(x: jax.Array, other: jax.Array, fx: jax.Array, f_other: jax.Array) -> Gains:
+    """Ratios ||fx - f_other|| / ||x - other|| along the last axis, and their rounding.
+
+    Args:
+      x: points, `[..., d]`.
+      other: other points, of a shape that broadcasts.
+      fx: values at ``x``, `[..., c]`.
+      f_other: values at ``other``.
+
+    Returns:
+      Gains, float32 at least.
+    """
+    eps = float(jnp.finfo(fx.dtype).eps)  # of what fn computed in, before it is widened
+    x, other, fx, f_other = (_half(array) for array in (x, other, fx, f_other))
+    top, distance = _norm(x - other)
+    top_f, rise = _norm(fx - f_other)
+    apart = top > 0
+    top = jnp.where(apart, top, 1)
+
+    def relative(array):
+        size, rest = _norm(array)
+        return size / top * (rest / distance)
+
+    broken = ~(jnp.isfinite(fx).all(axis=-1) & jnp.isfinite(f_other).all(axis=-1))
+    # Each norm is a size times a number near 1: squares of 1e-25 or 1e25 would not fit float32.
+    ratio = jnp.where(broken, jnp.nan, top_f / top * (rise / distance))
+    of_values = ROUNDING * eps * (relative(fx) + relative(f_other))
+    of_inputs = ROUNDING / 2 * eps * (relative(x) + relative(other))
+    return Gains(ratio, of_values, of_inputs, apart)
+
+
+def _half(array: jax.Array) -> jax.Array:
+    """Half of the array, float32 at least: differences of the largest numbers fit, too."""
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32)) / 2
+
+
+def _norm(array: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Two factors of the norm along the last axis: the largest entry, and the rest (at least 1)."""
+    top = jnp.abs(array).max(axis=-1)
+    some = top > 0
+    # By a root, twice: the reciprocal of 3e38, which XLA divides by, is flushed to 0.
+    root = jax.lax.rsqrt(jnp.where(some, top, 1))[..., None]
+    unit = array * root * root
+    return top, jnp.sqrt(jnp.where(some, jnp.square(unit).sum(axis=-1), 1))
+
+
+def _extremes(found: Gains) -> tuple[jax.Array, jax.Array]:
+    """Smallest and largest gain of pairs of points that differ, less what rounding explains."""
+    broken = jnp.isnan(found.ratio).any()  # of equal points as well
+    steepest = jnp.where(found.apart, found.ratio, 0).max()
+    low = jnp.where(found.apart, found.widened(steepest), jnp.inf).min()
+    high = jnp.where(found.apart, found.narrowed(), 0).max()
+    return jnp.where(broken, jnp.nan, low), jnp.where(broken, jnp.nan, high)
 
 
 def _at_least_two(fn: Fn, points: jax.Array) -> jax.Array:
@@ -143,6 +229,15 @@ def _at_least_two(fn: Fn, points: jax.Array) -> jax.Array:
     return points
 
 
-def _check_count(value: int, name: str) -> None:
+def check_count(value: int, name: str) -> None:
+    """Raises ValueError if a count is below 1.
+
+    Args:
+      value: the count.
+      name: the argument's name in messages.
+
+    Raises:
+      ValueError: naming both.
+    """
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}.")

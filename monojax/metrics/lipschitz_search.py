@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from monojax.base.checks import check_box, check_output, check_points
-from monojax.metrics.lipschitz import Fn, _check_count, _jacobian
+from monojax.base.checks import check_box, check_number, check_output, check_points, known
+from monojax.metrics.lipschitz import Fn, check_count, gains, jacobian_gains
 
 SPLIT = 64
 
@@ -57,46 +57,47 @@ def search_lipschitz(
       radius: length of the offset, > 0, in input units.
 
     Returns:
-      ``(lower [], upper [])`` over all visited points, pairs and Jacobians alike. ``lower`` is 0
-      where c < d.
+      ``(lower [], upper [])`` over all visited points, pairs and Jacobians alike, less what
+      rounding can explain. ``lower`` is 0 where c < d; both are NaN if ``fn`` was not finite at a
+      visited point.
 
     Raises:
       ValueError: on wrong shapes or NaN in starts, one corner only, or options that are not > 0.
     """
     starts = check_points(starts, "starts")
     check_output(fn, starts)
-    _check_count(steps, "steps")
-    if not (learning_rate > 0 and radius > 0):
-        raise ValueError(f"learning_rate and radius must be > 0, got {learning_rate} and {radius}.")
+    check_count(steps, "steps")
+    check_number(learning_rate, "learning_rate", above=0)
+    check_number(radius, "radius", above=0)
     if (low is None) != (high is None):
         raise ValueError("give both low and high, or neither.")
     if low is not None:
         low, high = check_box(low, high, starts.shape[1])
 
     def inside(x: jax.Array) -> jax.Array:
-        return x if low is None else jnp.clip(x, low, high)
+        return x if low is None else jnp.clip(x, low, high).astype(x.dtype)
 
-    def both_gains(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def both_gains(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
+        """Of the pair, wider and narrower by rounding, and of the Jacobian: lower, upper."""
         x, offset = state
         half = radius / 2 * offset / (jnp.linalg.norm(offset) + jnp.finfo(x.dtype).tiny)
-        a, b = inside(x - half), inside(x + half)
-        gap = jnp.linalg.norm(b - a)
-        fa, fb = fn(a).reshape(-1), fn(b).reshape(-1)
-        rise = jnp.sum((fb - fa) ** 2)
-        rise = jnp.where(rise > 0, jnp.sqrt(jnp.where(rise > 0, rise, 1.0)), 0.0)
-        sigma = jnp.linalg.svd(_jacobian(fn, x), compute_uv=False)
+        a, b = inside(x - half.astype(x.dtype)), inside(x + half.astype(x.dtype))
+        smallest, largest = jacobian_gains(fn, x)
+        pair = gains(a, b, fn(a).reshape(-1), fn(b).reshape(-1))
+        wider, narrower = pair.widened(jnp.maximum(pair.ratio, largest)), pair.narrowed()
         # A pair squeezed by the box's edge is mostly rounding: the Jacobian stands in for it.
-        shortest = 0.1 * radius
-        secant = jnp.where(gap > shortest, rise / jnp.maximum(gap, shortest), sigma[0])
-        wide = sigma.shape[0] < x.shape[0]
-        return secant, jnp.zeros_like(sigma[0]) if wide else sigma[-1], sigma[0]
+        whole = jnp.linalg.norm(b - a) > 0.1 * radius
+        wider, narrower = (
+            jnp.where(whole | jnp.isnan(gain), gain, largest) for gain in (wider, narrower)
+        )
+        return wider, narrower, smallest, largest
 
     def climb(sign: float) -> jax.Array:
         optimiser = optax.adam(learning_rate)
 
         def objective(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            secant, smallest, largest = both_gains(state)
-            local = largest if sign > 0 else smallest
+            wider, narrower, smallest, largest = both_gains(state)
+            secant, local = (narrower, largest) if sign > 0 else (wider, smallest)
             seen = jnp.maximum(secant, local) if sign > 0 else jnp.minimum(secant, local)
             return -sign * (secant + local), seen
 
@@ -151,9 +152,11 @@ def exact_lipschitz_1d(
       ValueError: on an empty or unbounded interval, a function of another shape, or counts too
         small.
     """
+    given = known(low), known(high)
     low, high = check_box(low, high, 1)
-    if not float(low[0]) < float(high[0]):
-        raise ValueError(f"low must be below high, got {low[0]} and {high[0]}.")
+    if given[0] is not None and given[1] is not None and not (given[0] < given[1]).all():
+        raise ValueError(f"low must be below high, got {given[0]} and {given[1]}.")
+    low, high = (end.astype(jnp.promote_types(end.dtype, jnp.float32)) for end in (low, high))
     if num < 3 or rounds < 0 or keep < 1:
         raise ValueError(
             f"need num >= 3, rounds >= 0 and keep >= 1, got {num}, {rounds} and {keep}."
@@ -186,7 +189,7 @@ def exact_lipschitz_1d(
         flat = jnp.argsort(jnp.abs(local))[:keep]
         chosen = jnp.concatenate([steep, flat])
         share = jnp.linspace(0.0, 1.0, SPLIT + 1, dtype=grid.dtype)
-        ends = left[chosen, None] + (right - left)[chosen, None] * share
+        ends = left[chosen, None] + (right - left)[chosen, None] * share[None, :]
         left, right = ends[:, :-1].reshape(-1), ends[:, 1:].reshape(-1)
         local, across = slopes(left, right)
         found.append(((left + right) / 2, local))

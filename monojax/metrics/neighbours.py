@@ -1,18 +1,22 @@
-"""Nearest neighbours in embeddings, exact and in blocks, and the scores that are read off them."""
+"""Nearest neighbours in embeddings: exact, in blocks, for numbers of any size."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from monojax.base.checks import one_of
+from monojax.base.renamed import renamed
+
 Similarity = Literal["dot", "cosine", "euclidean"]
 SIMILARITIES = ("dot", "cosine", "euclidean")
 SPARE = 16
 """Candidates kept beyond k, to be ranked again in float64."""
-_FLOOR = 1e-12
+_ROOM = 2.0**40
+"""Scaled numbers up to this size are compared: sums of their squares fit float32."""
 
 
 class Neighbours(NamedTuple):
@@ -24,31 +28,38 @@ class Neighbours(NamedTuple):
     """float64 `[q, k]`: inner product, cosine, or minus the Euclidean distance."""
 
 
+class _TooLarge(Exception):
+    """A block of the gallery outgrows the scale that was chosen; says which one does."""
+
+
+@renamed(block="batch_size")
 def nearest(
     query: Any,
     gallery: Any,
     k: int,
     *,
     similarity: Similarity = "euclidean",
-    block: int = 8192,
+    batch_size: int = 8192,
 ) -> Neighbours:
     """The k most similar rows of a gallery, which may be larger than the memory.
 
-    The gallery is read once, ``block`` rows at a time, so a memory-mapped array does: the memory
-    beyond the two arguments is a few times ``block * (block + d)`` numbers. Blocks are compared in
-    float32, around the first block's mean for "euclidean", and the best k + 16 ranked again in
-    float64 from differences. Queries for which the rounding of float32 could have left a nearer
-    row out (many rows nearly as near as the k-th) are searched for once more, in float64.
+    The gallery is read ``batch_size`` rows at a time, once as a rule, so a memory-mapped array
+    does: the memory beyond the two arguments is a few times ``batch_size * (batch_size + d)``
+    numbers. Blocks are compared in float32, scaled, around the first block's mean for "euclidean",
+    and the best k + 16 ranked again in float64 from differences. Queries for which the rounding of
+    float32 could have left a nearer row out (many rows nearly as near as the k-th, clusters far
+    apart) are searched for once more, in float64, and again from differences. Numbers of any size
+    that their dtype holds are compared as they are: nothing is floored, nothing overflows.
 
     Args:
       query: floats `[q, d]`.
       gallery: floats `[n, d]`; `numpy.memmap` is fine.
       k: how many, at most n.
       similarity: "euclidean" (nearest first), "cosine", or "dot" (largest inner product first).
-      block: rows of the gallery, and of the queries, compared at once.
+      batch_size: rows of the gallery, and of the queries, compared at once.
 
     Returns:
-      Neighbours.
+      Neighbours. A row of zeros has cosine 0 with everything.
 
     Raises:
       ValueError: on other shapes, NaN or infinite values, k beyond the gallery, another name.
@@ -65,113 +76,27 @@ def nearest(
         )
     if not 1 <= k <= len(gallery):
         raise ValueError(f"k must lie between 1 and the gallery's {len(gallery)} rows, got {k}.")
-    if similarity not in SIMILARITIES:
-        raise ValueError(
-            f"similarity must be one of {', '.join(SIMILARITIES)}, got {similarity!r}."
-        )
-    if block < 1:
-        raise ValueError(f"block must be at least 1 row, got {block}.")
-    centre = np.zeros(query.shape[1])
-    if similarity == "euclidean":  # distances around a near point round less
-        centre = np.asarray(gallery[:block]).mean(axis=0, dtype=np.float64)
+    one_of(similarity, SIMILARITIES, "similarity")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1 row, got {batch_size}.")
+    first = np.asarray(gallery[:batch_size])
+    _check_finite(first, len(gallery), "gallery")
+    measure = _Measure.of(similarity, query, first)
     count = min(k + SPARE, len(gallery))
-    candidates, left_out = _candidates(query, gallery, count, similarity, block, centre)
-    found = _rank_again(query, gallery, candidates, k, similarity)
+    while True:
+        try:
+            candidates, left_out = _candidates(query, gallery, count, measure, batch_size)
+            break
+        except _TooLarge as error:  # later rows are much larger: once more, in their scale
+            measure = measure.with_scale(error.args[0])
+    found = _rank_again(query, gallery, candidates, k, measure)
     if count < len(gallery):
-        doubtful = _doubtful(query, found.similarities[:, -1], left_out, similarity, centre)
+        kth = measure.score(query, found.similarities[:, -1])
+        doubtful = np.flatnonzero(~(left_out < kth))
         if len(doubtful):
-            again = query[doubtful]
-            candidates = _candidates_again(again, gallery, count, similarity, block, centre)
-            better = _rank_again(again, gallery, candidates, k, similarity)
-            found.indices[doubtful], found.similarities[doubtful] = better
-    return found
-
-
-def knn_accuracy(
-    query: Any,
-    query_labels: Any,
-    gallery: Any,
-    gallery_labels: Any,
-    k: int = 5,
-    *,
-    similarity: Similarity = "euclidean",
-    block: int = 8192,
-) -> float:
-    """Share of queries whose class is the commonest among the k nearest gallery rows.
-
-    Every neighbour has one vote; of classes with equally many votes the smallest label wins, as in
-    scikit-learn's `KNeighborsClassifier`.
-
-    Args:
-      query: floats `[q, d]`.
-      query_labels: integers `[q]`.
-      gallery: floats `[n, d]`; may be memory-mapped.
-      gallery_labels: integers `[n]`.
-      k: neighbours that vote.
-      similarity: as in :func:`nearest`.
-      block: as in :func:`nearest`.
-
-    Returns:
-      Accuracy in [0, 1].
-
-    Raises:
-      ValueError: as :func:`nearest`, and on labels of another length.
-    """
-    labels = check_class_labels(query_labels, len(query), "query_labels")
-    votes = check_class_labels(gallery_labels, len(gallery), "gallery_labels")
-    found = nearest(query, gallery, k, similarity=similarity, block=block)
-    return float((vote(votes[found.indices]) == labels).mean())
-
-
-def recall_at_k(
-    query: Any,
-    query_labels: Any,
-    gallery: Any,
-    gallery_labels: Any,
-    k: int | Sequence[int],
-    *,
-    similarity: Similarity = "cosine",
-    block: int = 8192,
-) -> Any:
-    """Share of queries with at least one row of their class among the k most similar.
-
-    Args:
-      query: floats `[q, d]`.
-      query_labels: integers `[q]`.
-      gallery: floats `[n, d]`; may be memory-mapped.
-      gallery_labels: integers `[n]`.
-      k: a number, or several: one search serves them all.
-      similarity: "cosine" unless given; "dot" ranks by the raw inner product.
-      block: as in :func:`nearest`.
-
-    Returns:
-      Recall in [0, 1]: a float, or float64 `[len(k)]`.
-
-    Raises:
-      ValueError: as :func:`nearest`, and on labels of another length.
-    """
-    labels = check_class_labels(query_labels, len(query), "query_labels")
-    classes = check_class_labels(gallery_labels, len(gallery), "gallery_labels")
-    ks = np.atleast_1d(np.asarray(k))
-    if ks.size == 0 or ks.ndim > 1 or ks.min() < 1:
-        raise ValueError(f"k must be one number of at least 1, or several, got {k}.")
-    found = nearest(query, gallery, int(ks.max()), similarity=similarity, block=block)
-    hits = np.maximum.accumulate(classes[found.indices] == labels[:, None], axis=1).mean(axis=0)
-    return float(hits[ks[0] - 1]) if np.ndim(k) == 0 else hits[ks - 1]
-
-
-def vote(labels: np.ndarray) -> np.ndarray:
-    """The commonest label of each row, the smallest of those that are equally common.
-
-    Args:
-      labels: integers `[q, k]`.
-
-    Returns:
-      integers `[q]`.
-    """
-    labels = np.sort(labels, axis=1)  # the first of the largest counts is the smallest label
-    counts = (labels[:, :, None] == labels[:, None, :]).sum(axis=2)
-    return np.take_along_axis(labels, counts.argmax(axis=1)[:, None], axis=1)[:, 0]
+            again = _search_again(query[doubtful], gallery, kth[doubtful], k, measure, batch_size)
+            found.indices[doubtful], found.similarities[doubtful] = again
+    return found._replace(similarities=measure.unscaled(query, found.similarities))
 
 
 def check_embedding(z: Any, name: str, values: bool = True) -> np.ndarray:
@@ -195,29 +120,6 @@ def check_embedding(z: Any, name: str, values: bool = True) -> np.ndarray:
     return z
 
 
-def check_class_labels(labels: Any, num: int, name: str = "labels") -> np.ndarray:
-    """Class labels as integers `[num]`.
-
-    Args:
-      labels: array-like.
-      num: rows that they belong to.
-      name: the argument's name in messages.
-
-    Returns:
-      integer array `[num]`.
-
-    Raises:
-      ValueError: on another length or on values that are no integers.
-    """
-    labels = np.asarray(labels)
-    if labels.shape != (num,) or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            f"{name} must be one integer per row, shape ({num},), "
-            f"got {labels.dtype} of shape {labels.shape}."
-        )
-    return labels
-
-
 def _as_rows(z: Any, name: str) -> np.ndarray:
     z = z if isinstance(z, np.ndarray) else np.asarray(z)
     if z.ndim != 2 or 0 in z.shape or not jnp.issubdtype(z.dtype, jnp.floating):
@@ -234,7 +136,7 @@ def _blocks(rows: np.ndarray, block: int) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _check_finite(rows: np.ndarray, total: int, name: str) -> None:
-    if not np.isfinite(np.asarray(rows.sum(dtype=np.float64))):
+    if not np.isfinite(rows).all():
         bad = int((~np.isfinite(rows).all(axis=1)).sum())
         raise ValueError(
             f"{name} has NaN or infinite values ({bad} of {len(rows)} rows looked at, {total} in "
@@ -242,12 +144,107 @@ def _check_finite(rows: np.ndarray, total: int, name: str) -> None:
         )
 
 
-def _scaled(rows: np.ndarray, similarity: str, centre: Any, dtype: Any) -> np.ndarray:
-    """Rows as they are compared: around the centre, or of length one; float64 on the way."""
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """Rows of length one, float64, whatever their length was; rows of zeros stay.
+
+    Args:
+      rows: floats `[n, d]`, finite.
+
+    Returns:
+      float64 `[n, d]`.
+    """
+    rows = scaled_rows(rows)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(norms > 0, norms, 1)
+
+
+def scaled_rows(rows: np.ndarray) -> np.ndarray:
+    """Rows times a power of two each, which rounds nothing, so that their largest entry is near 1.
+
+    Squares of 1e-200 or 1e200 have no room in float64; the squares of these rows have.
+
+    Args:
+      rows: floats `[n, d]`, finite.
+
+    Returns:
+      float64 `[n, d]`.
+    """
     rows = np.asarray(rows, np.float64)
-    if similarity == "cosine":
-        rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _FLOOR)
-    return (rows - centre).astype(dtype)
+    return np.ldexp(rows, -np.frexp(np.abs(rows).max(axis=1, keepdims=True))[1])
+
+
+class _Measure(NamedTuple):
+    """A similarity, and how numbers are brought to a size that float32 can compare."""
+
+    similarity: str
+    exponent: int
+    """Rows of the gallery are divided by 2 to this power; for "euclidean" the queries, too."""
+    centre: np.ndarray
+    """`[d]`, scaled: distances around a near point round less. Zeros but for "euclidean"."""
+
+    @classmethod
+    def of(cls, similarity: str, query: np.ndarray, first: np.ndarray) -> "_Measure":
+        """For queries and the first block of a gallery."""
+        sizes = [int(np.frexp(np.float64(np.abs(rows).max()))[1]) for rows in (query, first)]
+        exponent = {"euclidean": max(sizes), "dot": sizes[1], "cosine": 0}[similarity]
+        plain = cls(similarity, exponent, np.zeros(query.shape[1]))
+        if similarity != "euclidean":
+            return plain
+        return plain._replace(centre=plain.rows(first, 1).mean(axis=0))
+
+    def with_scale(self, exponent: int) -> "_Measure":
+        """The same with rows divided by more."""
+        centre = np.ldexp(self.centre, self.exponent - exponent)
+        return _Measure(self.similarity, exponent, centre)
+
+    def rows(self, rows: np.ndarray, side: int) -> np.ndarray:
+        """Queries (side 0) or gallery rows (1) as they are compared, float64, not yet centred."""
+        if self.similarity == "cosine":
+            return unit_rows(rows)
+        if self.similarity == "dot" and side == 0:
+            return scaled_rows(rows)  # one query's order does not depend on its length
+        return _shifted(np.asarray(rows, np.float64), -self.exponent)
+
+    def exact(self, rows: np.ndarray, side: int) -> np.ndarray:
+        """The same for the last comparison: distances from halves of the rows as they came.
+
+        Nothing is lost of rows that are 1e-300 of the largest, and no difference overflows.
+        """
+        if self.similarity == "euclidean":
+            return np.asarray(rows, np.float64) / 2
+        return self.rows(rows, side)
+
+    def centred(self, rows: np.ndarray, side: int) -> np.ndarray:
+        """The same around the centre."""
+        return self.rows(rows, side) - self.centre[None, :]
+
+    def score(self, query: np.ndarray, similarities: np.ndarray) -> np.ndarray:
+        """What `_merge` scores a row of this (exact) similarity, float64, rounded down."""
+        if self.similarity != "euclidean":
+            return similarities - 8 * _UNIT64 * np.abs(similarities)
+        square = np.square(self.centred(query, 0)).sum(axis=1)
+        distance = np.square(np.ldexp(similarities, 1 - self.exponent))
+        return (square - distance) / 2 - 8 * _UNIT64 * (square + distance)
+
+    def unscaled(self, query: np.ndarray, similarities: np.ndarray) -> np.ndarray:
+        """Similarities in the caller's units; infinite where float64 does not hold them."""
+        with np.errstate(over="ignore"):
+            if self.similarity == "euclidean":
+                return 2 * similarities
+            if self.similarity == "cosine":
+                return similarities
+            top = np.abs(np.asarray(query, np.float64)).max(axis=1, keepdims=True)
+            return np.ldexp(similarities, np.frexp(top)[1] + self.exponent)
+
+
+_UNIT64 = np.finfo(np.float64).eps / 2
+
+
+def _shifted(rows: np.ndarray, exponent: int) -> np.ndarray:
+    """Rows times a power of two; `numpy.ldexp` takes ten times as long."""
+    if abs(exponent) > 1000:  # the power itself has no room
+        return np.ldexp(rows, exponent)
+    return rows * 2.0**exponent if exponent else rows
 
 
 @functools.partial(jax.jit, static_argnums=5, donate_argnums=(0, 1))
@@ -255,9 +252,9 @@ def _merge(best, where, query, rows, start, euclidean, count):
     """The best candidates so far, `[q, c]` each, after one more block of the gallery."""
     scores = jnp.matmul(query, rows.T, precision=jax.lax.Precision.HIGHEST)
     if euclidean:
-        scores = scores - jnp.square(rows).sum(axis=1) / 2
+        scores = scores - jnp.square(rows).sum(axis=1)[None, :] / 2
     inside = jnp.arange(len(rows)) < count
-    scores = jnp.where(inside, scores, -jnp.inf)
+    scores = jnp.where(inside[None, :], scores, -jnp.inf)
     # Earlier rows stand first, and top_k takes the first of equal scores.
     number = min(best.shape[1], len(rows))
     top, rank = jax.lax.top_k(scores, number)
@@ -267,72 +264,87 @@ def _merge(best, where, query, rows, start, euclidean, count):
     return best, jnp.take_along_axis(places, rank, axis=1)
 
 
-def _candidates(query, gallery, count, similarity, block, centre) -> tuple[np.ndarray, np.ndarray]:
+def _candidates(query, gallery, count, measure, batch_size) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the gallery that are most similar in float32, `[q, count]`, any order.
 
     Also `[q]`: what the score of no other row can exceed, whatever float32 has rounded.
     """
-    block = min(block, len(gallery))
+    block = min(batch_size, len(gallery))
     width = min(block, 4096, len(query))
-    parts = [
-        jnp.asarray(_pad(_scaled(rows, similarity, centre, np.float32), width))
-        for _, rows in _blocks(query, width)
-    ]
-    best = [jnp.full((width, count), -jnp.inf) for _ in parts]
+    euclidean = measure.similarity == "euclidean"
+    scaled = [measure.centred(rows, 0).astype(np.float32) for _, rows in _blocks(query, width)]
+    parts = [jnp.asarray(_pad(rows, width)) for rows in scaled]
+    best = [jnp.full((width, count), -jnp.inf, jnp.float32) for _ in parts]
     where = [jnp.zeros((width, count), jnp.int32) for _ in parts]
     longest = 0.0
     for start, rows in _blocks(gallery, block):
         _check_finite(rows, len(gallery), "gallery")
-        scaled = _scaled(rows, similarity, centre, np.float32)
-        longest = max(longest, float(np.linalg.norm(scaled, axis=1).max()))
-        device = jnp.asarray(_pad(scaled, block))
+        here = measure.centred(rows, 1)
+        with np.errstate(over="ignore"):
+            length = float(np.linalg.norm(here, axis=1).max())
+        if length > _ROOM:
+            raise _TooLarge(measure.exponent + int(np.frexp(np.abs(here).max())[1]))
+        longest = max(longest, length)
+        device = jnp.asarray(_pad(here.astype(np.float32), block))
         for i, part in enumerate(parts):
-            best[i], where[i] = _merge(
-                best[i], where[i], part, device, start, similarity == "euclidean", len(rows)
-            )
+            best[i], where[i] = _merge(best[i], where[i], part, device, start, euclidean, len(rows))
     worst = np.concatenate([np.asarray(part).min(axis=1) for part in best])[: len(query)]
-    lengths = np.concatenate([np.linalg.norm(part, axis=1) for part in parts])[: len(query)]
-    scale = lengths * longest + (longest**2 / 2 if similarity == "euclidean" else 0.0)
-    # Rounding of sums of d products in float32 (Higham, 2002, section 3.1), and of the inputs.
-    unit = np.finfo(np.float32).eps / 2
-    left_out = worst.astype(np.float64) + (query.shape[1] + 8) * unit * scale
+    lengths = np.concatenate([np.linalg.norm(rows.astype(np.float64), axis=1) for rows in scaled])
+    scale = lengths * longest + (longest**2 / 2 if euclidean else 0.0)
+    # Rounding of sums of d products in float32 (Higham, 2002, section 3.1), and of the inputs;
+    # then what is too small for float32, which flushes it to 0.
+    width, finfo = query.shape[1], np.finfo(np.float32)
+    left_out = worst.astype(np.float64) + (width + 8) * finfo.eps / 2 * scale
+    left_out += width * float(finfo.tiny) * (lengths + longest + 1)
     return np.concatenate([np.asarray(part) for part in where])[: len(query)], left_out
 
 
-def _doubtful(query, similarities, left_out, similarity, centre) -> np.ndarray:
-    """Queries of which a row that was left out may be nearer than the k-th of `similarities`."""
-    if similarity == "euclidean":  # back to the scores: (|q|^2 - distance^2) / 2
-        around = _scaled(query, similarity, centre, np.float64)
-        similarities = (np.square(around).sum(axis=1) - similarities**2) / 2
-    return np.flatnonzero(left_out >= similarities)
+def _search_again(query, gallery, kth, k, measure, batch_size) -> tuple[np.ndarray, np.ndarray]:
+    """The best k of every query, whatever float32 has rounded: indices and similarities `[q, k]`.
+
+    ``kth`` is a score that the k best reach. Rows whose score in float64 is not below it, by more
+    than its rounding, are compared from differences.
+    """
+    width = min(4096, max(1, 2**24 // (batch_size + k)))  # at most 128 MiB of scores
+    points = measure.exact(query, 0)
+    centred = measure.centred(query, 0)
+    lengths = np.linalg.norm(centred, axis=1)
+    best = [(np.empty(0), np.empty(0, np.int64)) for _ in query]
+    floor = kth.copy()
+    for start, rows in _blocks(gallery, batch_size):
+        exact = measure.exact(rows, 1)
+        around = measure.centred(rows, 1)
+        squares = np.square(around).sum(axis=1)
+        size = np.sqrt(squares.max())
+        half = squares / 2 if measure.similarity == "euclidean" else np.zeros(len(rows))
+        slack = (query.shape[1] + 8) * _UNIT64 * (lengths * size + half.max())
+        for low in range(0, len(query), width):
+            part = slice(low, low + width)
+            scores = centred[part] @ around.T - half[None, :]
+            reach = scores >= (floor[part] - slack[part])[:, None]
+            for i in np.flatnonzero(reach.any(axis=1)):
+                near = np.flatnonzero(reach[i])
+                here = _similarities(points[low + i], exact[near], measure.similarity)
+                values, places = best[low + i]
+                values = np.concatenate([values, here])
+                places = np.concatenate([places, start + near])
+                order = np.argsort(-values, kind="stable")[:k]  # of equal ones the first
+                best[low + i] = values[order], places[order]
+                if len(order) == k:
+                    score = measure.score(query[low + i : low + i + 1], values[order[-1:]])
+                    floor[low + i] = max(floor[low + i], score[0])
+    return np.stack([places for _, places in best]), np.stack([values for values, _ in best])
 
 
-def _candidates_again(query, gallery, count, similarity, block, centre) -> np.ndarray:
-    """As :func:`_candidates`, in float64."""
-    width = min(4096, max(1, 2**24 // (block + count)))  # at most 128 MiB of scores
-    parts = [_scaled(rows, similarity, centre, np.float64) for _, rows in _blocks(query, width)]
-    best = [np.empty((len(part), 0)) for part in parts]
-    where = [np.empty((len(part), 0), np.int64) for part in parts]
-    for start, rows in _blocks(gallery, block):
-        scaled = _scaled(rows, similarity, centre, np.float64)
-        half = np.square(scaled).sum(axis=1) / 2 if similarity == "euclidean" else 0.0
-        places = np.arange(start, start + len(rows))
-        for i, part in enumerate(parts):
-            scores = np.concatenate([best[i], part @ scaled.T - half], axis=1)
-            places_here = np.broadcast_to(places, (len(part), len(rows)))
-            all_places = np.concatenate([where[i], places_here], axis=1)
-            kept = _largest(scores, min(count, scores.shape[1]))
-            best[i] = np.take_along_axis(scores, kept, axis=1)
-            where[i] = np.take_along_axis(all_places, kept, axis=1)
-    return np.concatenate(where)
-
-
-def _largest(scores: np.ndarray, count: int) -> np.ndarray:
-    """Columns of the largest of each row, `[q, count]`, in their order; of equal ones the first."""
-    last = -np.partition(-scores, count - 1, axis=1)[:, count - 1, None]
-    above, equal = scores > last, scores == last
-    free = count - above.sum(axis=1, keepdims=True)
-    return np.nonzero(above | (equal & (np.cumsum(equal, axis=1) <= free)))[1].reshape(-1, count)
+def _similarities(point: np.ndarray, rows: np.ndarray, similarity: str) -> np.ndarray:
+    """Of one scaled query `[d]` with scaled rows `[n, d]`, float64 `[n]`."""
+    if similarity != "euclidean":
+        return np.einsum("cd,d->c", rows, point)  # equal rows round equally, as in _rank_again
+    gaps = rows - point[None, :]
+    top = np.abs(gaps).max(axis=1)
+    safe = np.where(top > 0, top, 1)
+    # The largest difference apart: squares of 1e-200 have no room in float64.
+    return -top * np.linalg.norm(gaps / safe[:, None], axis=1)
 
 
 def _pad(rows: np.ndarray, length: int) -> np.ndarray:
@@ -340,19 +352,21 @@ def _pad(rows: np.ndarray, length: int) -> np.ndarray:
     return np.pad(rows, ((0, length - len(rows)), (0, 0)))
 
 
-def _rank_again(query, gallery, candidates, k, similarity) -> Neighbours:
-    """The best k of the candidates, in float64, and their similarities."""
+def _rank_again(query, gallery, candidates, k, measure) -> Neighbours:
+    """The best k of the candidates, in float64, and their similarities, scaled."""
     indices = np.empty((len(query), k), np.int64)
     values = np.empty((len(query), k))
     # At most about 128 MiB of gathered rows at a time.
     step = max(1, 2**24 // (candidates.shape[1] * query.shape[1]))
     for start in range(0, len(query), step):
         rows = np.sort(candidates[start : start + step], axis=1)  # equal ones: the first
-        points = _scaled(query[start : start + step], similarity, 0, np.float64)
-        found = _scaled(gallery[rows.reshape(-1)], similarity, 0, np.float64)
-        found = found.reshape(*rows.shape, -1)
-        if similarity == "euclidean":
-            scores = -np.linalg.norm(found - points[:, None], axis=2)
+        points = measure.exact(query[start : start + step], 0)
+        found = measure.exact(gallery[rows.reshape(-1)], 1).reshape(*rows.shape, -1)
+        if measure.similarity == "euclidean":
+            gaps = found - points[:, None]
+            top = np.abs(gaps).max(axis=2)
+            gaps /= np.where(top > 0, top, 1)[:, :, None]
+            scores = -top * np.linalg.norm(gaps, axis=2)
         else:
             scores = np.einsum("qcd,qd->qc", found, points)
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]

@@ -1,6 +1,6 @@
 """The soft way: gradient penalties, and the regions of the input space they are asked on."""
 
-from monojax.penalties.gradient import monotonicity_penalty, signed_slopes, value_and_penalty
+from monojax.penalties.gradient import monotonicity_penalty, value_and_penalty
 from monojax.penalties.regions import (
     data_mixup_points,
     data_range,
@@ -9,6 +9,7 @@ from monojax.penalties.regions import (
     random_train_points,
     uniform_points,
 )
+from monojax.penalties.slopes import signed_slopes
 
 __all__ = [
     "data_mixup_points",

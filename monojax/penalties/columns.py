@@ -44,8 +44,7 @@ def perturbed(
     Returns:
       Function of ``x [d]`` and ``e [m]``. Exact for every ``e`` as well as its derivatives.
     """
-    shape = jax.ShapeDtypeStruct(example.shape, example.dtype)
-    closed = jax.make_jaxpr(fn)(shape)
+    closed = jax.make_jaxpr(fn)(example)
 
     def call(x, e):
         (out,) = evaluate(closed, [_Perturbed(x, e, columns)], _apply)
@@ -80,8 +79,8 @@ def _dot(eqn: Any, args: list[Any]) -> jax.Array | None:
     (axis,) = contract[1 - one]
     vector, matrix = args[one], args[1 - one]
     rows = _take(matrix, vector.columns, axis)
-    bind = lambda v, m: eqn.primitive.bind(*((v, m) if one == 0 else (m, v)), **eqn.params)
-    return bind(vector.x, matrix) + bind(vector.e, rows)
+    multiply = lambda v, m: eqn.primitive.bind(*((v, m) if one == 0 else (m, v)), **eqn.params)
+    return multiply(vector.x, matrix) + multiply(vector.e, rows)
 
 
 def _take(matrix: jax.Array, columns: np.ndarray, axis: int) -> jax.Array:

@@ -9,9 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.random import threefry_2x32
 
-from monojax.base.checks import check_box, check_points
+from monojax.base.checks import check_box, check_number, check_points, known
 
 
 def uniform_points(key: jax.Array, num: int, low: Any, high: Any, *, first: Any = 0) -> jax.Array:
@@ -28,13 +29,16 @@ def uniform_points(key: jax.Array, num: int, low: Any, high: Any, *, first: Any 
       float array `[num, d]`.
 
     Raises:
-      ValueError: on an empty or unbounded box, mismatched shapes, or ``num`` < 1.
+      ValueError: on an empty or unbounded box, mismatched shapes, ``num`` < 1, or points beyond
+        the 2^32 that a key has.
     """
     low, high = check_box(low, high)
     _check_num(num)
     width = len(low)
-    bits = _bits(key, first + jnp.arange(num), width + width % 2)
-    return low + (high - low) * _unit(bits[:, :width], low.dtype)
+    bits = _bits(key, _indices(first, num), width + width % 2)
+    low, high = low[None, :], high[None, :]
+    # Rounding must not leave the box.
+    return jnp.minimum(low + (high - low) * _unit(bits[:, :width], low.dtype), high)
 
 
 def mixup_points(
@@ -164,10 +168,10 @@ def data_range(data: jax.Array, margin: float = 0.0) -> tuple[jax.Array, jax.Arr
       ValueError: on NaN, another shape, or a margin below 0.
     """
     data = check_points(data, "data")
-    if margin < 0:
-        raise ValueError(f"margin must be >= 0, got {margin}.")
+    check_number(margin, "margin", least=0)
     low, high = data.min(axis=0), data.max(axis=0)
-    return low - margin * (high - low), high + margin * (high - low)
+    more = jnp.asarray(margin, data.dtype) * (high - low)
+    return low - more, high + more
 
 
 def _mix(key: jax.Array, num: int, rows: jax.Array, radius: float, first: Any) -> jax.Array:
@@ -175,19 +179,30 @@ def _mix(key: jax.Array, num: int, rows: jax.Array, radius: float, first: Any) -
     _check_num(num)
     if len(rows) < 2:
         raise ValueError("mixtures need at least two rows of data, got one.")
-    if not 0 <= radius <= 0.5:
-        raise ValueError(f"radius must lie in [0, 0.5], got {radius}.")
-
-    bits = _bits(key, first + jnp.arange(num), 4)
+    check_number(radius, "radius", least=0, most=0.5)
+    half = jnp.asarray(radius, rows.dtype)
+    bits = _bits(key, _indices(first, num), 4)
     # An offset of 1..n-1 reaches every other row; the remainder's bias is below n / 2^32.
     a = bits[:, 0] % jnp.uint32(len(rows))
     b = (a + 1 + bits[:, 1] % jnp.uint32(len(rows) - 1)) % jnp.uint32(len(rows))
-    lam = 0.5 + radius * (2 * _unit(bits[:, 2], rows.dtype) - 1)[:, None]
+    lam = 0.5 + half * (2 * _unit(bits[:, 2], rows.dtype) - 1)[:, None]
     rows = jax.lax.stop_gradient(rows)
     return lam * rows[a] + (1 - lam) * rows[b]
 
 
-def _bits(key: jax.Array, index: jax.Array, words: int) -> jax.Array:
+def _indices(first: Any, num: int) -> jax.Array | np.ndarray:
+    """first .. first + num - 1 as 32-bit counters, refused where they would begin again at 0."""
+    start = known(first)
+    if start is None:
+        return first.astype(jnp.uint32) + jnp.arange(num, dtype=jnp.uint32)
+    if start.shape != () or not np.issubdtype(start.dtype, np.integer):
+        raise ValueError(f"first must be one integer, got {first!r}.")
+    if not 0 <= int(start) <= 2**32 - num:
+        raise ValueError(f"first must lie in [0, 2^32 - {num}] for {num} points, got {first}.")
+    return (int(start) + np.arange(num, dtype=np.uint64)).astype(np.uint32)
+
+
+def _bits(key: jax.Array, index: Any, words: int) -> jax.Array:
     """Random bits `[n, words]` (even ``words``) that depend on the key and each row's index.
 
     Counter mode: words j and words/2 + j of row i are threefry's block (i, j). `jax.random`
@@ -195,7 +210,7 @@ def _bits(key: jax.Array, index: jax.Array, words: int) -> jax.Array:
     """
     seed = jax.random.bits(key, (2,), jnp.uint32)  # any key implementation
     block = jnp.arange(words // 2, dtype=jnp.uint32)
-    i, j = jnp.broadcast_arrays(index.astype(jnp.uint32)[:, None], block[None, :])
+    i, j = jnp.broadcast_arrays(index[:, None], block[None, :])
     both = threefry_2x32(seed, jnp.concatenate([i.ravel(), j.ravel()]))
     return jnp.concatenate(both.reshape(2, len(index), -1), axis=1)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from monojax import metrics
-from monojax.metrics.neighbours import vote
+from monojax.metrics.retrieval import vote
 
 
 def orthogonal(rng, d):
@@ -30,7 +30,7 @@ def test_nearest_is_scikit_learns(metric, dtype):
     rng = np.random.default_rng(0)
     gallery, query = (rng.normal(2.0, 1, (n, 7)).astype(dtype) for n in (150, 40))
     # Blocks of 64: whole ones and a last one that is padded.
-    found = metrics.nearest(query, gallery, 6, similarity=metric, block=64)
+    found = metrics.nearest(query, gallery, 6, similarity=metric, batch_size=64)
     oracle = neighbors.NearestNeighbors(n_neighbors=6, metric=metric, algorithm="brute")
     distance, indices = oracle.fit(gallery.astype(np.float64)).kneighbors(query.astype(np.float64))
     np.testing.assert_array_equal(found.indices, indices)
@@ -42,7 +42,7 @@ def test_nearest_is_scikit_learns(metric, dtype):
 def test_nearest_by_inner_product_against_a_sort():
     rng = np.random.default_rng(1)
     gallery, query = rng.normal(size=(90, 5)), rng.normal(size=(11, 5))
-    found = metrics.nearest(query, gallery, 90, similarity="dot", block=32)
+    found = metrics.nearest(query, gallery, 90, similarity="dot", batch_size=32)
     scores = query @ gallery.T
     np.testing.assert_array_equal(found.indices, np.argsort(-scores, axis=1))
     np.testing.assert_allclose(found.similarities, -np.sort(-scores, axis=1), rtol=1e-12)
@@ -52,7 +52,7 @@ def test_close_neighbours_far_from_the_origin_come_in_order():
     """Distances 1e-4 apart at a norm of 1000: float32 of |a|^2 - 2ab + |b|^2 cannot tell them."""
     offsets = np.random.default_rng(2).permutation(12) * 1e-4
     gallery = 1000.0 + offsets[:, None] * np.array([[1.0, 0.0, 0.0]])
-    found = metrics.nearest(np.full((1, 3), 1000.0), gallery, 12, block=5)
+    found = metrics.nearest(np.full((1, 3), 1000.0), gallery, 12, batch_size=5)
     np.testing.assert_array_equal(found.indices[0], np.argsort(offsets))
 
 
@@ -64,7 +64,7 @@ def test_tight_clusters_are_searched_in_float64(similarity):
     gallery = centres[np.arange(800) % 10] + 1e-5 * rng.normal(size=(800, 64))
     gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
     query = gallery[:50] + 1e-6 * rng.normal(size=(50, 64))
-    found = metrics.nearest(query, gallery, 5, similarity=similarity, block=300)
+    found = metrics.nearest(query, gallery, 5, similarity=similarity, batch_size=300)
     if similarity == "euclidean":
         scores = -np.linalg.norm(query[:, None] - gallery, axis=2)
     else:
@@ -77,7 +77,7 @@ def test_tight_clusters_are_searched_in_float64(similarity):
 
 def test_equal_neighbours_the_first_row_wins():
     gallery = np.array([[1.0, 0], [0, 1], [1, 0], [0, 1], [1, 0]])
-    found = metrics.nearest(np.array([[1.0, 0]]), gallery, 3, block=2)
+    found = metrics.nearest(np.array([[1.0, 0]]), gallery, 3, batch_size=2)
     assert found.indices.tolist() == [[0, 2, 4]]
 
 
@@ -87,7 +87,7 @@ def test_gallery_may_be_memory_mapped(tmp_path):
     np.save(tmp_path / "z.npy", z)
     mapped = np.load(tmp_path / "z.npy", mmap_mode="r")
     for similarity in ("euclidean", "dot"):
-        ours = metrics.nearest(z[:9], mapped, 4, similarity=similarity, block=32)
+        ours = metrics.nearest(z[:9], mapped, 4, similarity=similarity, batch_size=32)
         plain = metrics.nearest(z[:9], z, 4, similarity=similarity)
         np.testing.assert_array_equal(ours.indices, plain.indices)
 
@@ -259,11 +259,11 @@ def test_bad_input_is_named():
         r"gallery has NaN or infinite values \(1 of 4": lambda: metrics.nearest(z, bad, 1),
         r"z has NaN": lambda: metrics.effective_dimension(bad),
         r"query has 4 dimensions and gallery 3": lambda: metrics.nearest(z, z[:, :3], 1),
-        r"similarity must be one of dot, cosine, euclidean": lambda: metrics.nearest(
-            z, z, 1, similarity="l1"
+        r"similarity must be one of 'dot', 'cosine', 'euclidean', got 'l1'": lambda: (
+            metrics.nearest(z, z, 1, similarity="l1")
         ),
         r"floats of shape \[n, d\]": lambda: metrics.nearest(labels, z, 1),
-        r"at least 1 row": lambda: metrics.nearest(z, z, 1, block=0),
+        r"at least 1 row": lambda: metrics.nearest(z, z, 1, batch_size=0),
         r"share in \(0, 1\]": lambda: metrics.effective_dimension(z, 99),
         r"dims must lie between 1 and 4": lambda: metrics.reconstruction_error(z, z, 5),
         r"test must have|z must have 4 dimensions": lambda: metrics.reconstruction_error(

@@ -1,6 +1,9 @@
 """Violation rates and reports against counts in numpy."""
 
+import functools
+
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,6 +97,65 @@ def test_report_of_paired_outputs_ignores_free_pairs():
     report = mj.metrics.monotonicity_report(fn, points, np.diag([1, 1, 0]), outputs="paired")
     np.testing.assert_allclose(report.worst_slope, [1, 2, 0])
     np.testing.assert_allclose(report.mean_slope, [1, 2, 0])
+
+
+class Normalised(nn.Module):
+    """A falling network with batch normalisation."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.BatchNorm(use_running_average=not train, name="bn")(
+            -(nn.Dense(3)(x) ** 2) * x[..., :1]
+        )
+        return x.sum(axis=-1)
+
+
+def test_a_network_in_train_mode_is_given_away():
+    """Batch normalisation over one example: no slopes at all, and a violation rate of 0."""
+    net, points = Normalised(), 1 + jax.random.uniform(jax.random.key(0), (30, 3))
+    variables = net.init(jax.random.key(1), points, train=False)
+    modes = {
+        "train": lambda x: net.apply(variables, x, train=True, mutable=["batch_stats"])[0],
+        "train, one": lambda x: net.apply(variables, x[None], train=True, mutable=["batch_stats"])[
+            0
+        ][0],
+        "evaluation": lambda x: net.apply(variables, x, train=False),
+    }
+    report = functools.partial(mj.metrics.monotonicity_report, directions=(0, -1, -1))
+    reports = {name: jax.jit(functools.partial(report, fn))(points) for name, fn in modes.items()}
+    assert (
+        float(reports["train"].violation_rate) == float(reports["train, one"].violation_rate) == 0
+    )
+    assert float(reports["evaluation"].violation_rate) > 0
+    # The check: fn of a batch is another function than fn of each alone; or nothing moves.
+    assert float(reports["train"].batch_gap) > 0.1
+    assert float(reports["train, one"].value_spread) == 0
+    assert float(reports["evaluation"].batch_gap) < 1e-5
+    assert float(reports["evaluation"].value_spread) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("fn", "gap"),
+    [
+        (lambda x: x[0] ** 2 + x[1], None),  # takes one example only
+        (lambda x: x[..., 0], 0),
+        (lambda x: x[..., 0] - jnp.mean(x), 1),  # examples act on each other
+        (lambda x: jnp.sum(x), None),
+        (lambda x: x / jnp.abs(x).max(), 1),  # normalised by the batch's largest
+        (lambda x: x / jnp.abs(x).max(axis=-1, keepdims=True), 0),
+    ],
+)
+@pytest.mark.parametrize("num", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 21))])
+def test_batch_gap(fn, gap, num):
+    points = np.random.default_rng(0).normal(size=(num, 2)).astype(np.float32)
+    report = lambda points: mj.metrics.monotonicity_report(fn, points, (1, 0), outputs="all")
+    found = float(jax.jit(report)(points).batch_gap)
+    if gap is None:
+        assert np.isnan(found)
+    elif gap == 0 or num == 1:  # one point beside copies of itself
+        assert found < 1e-6 or num == 1
+    else:
+        assert found > 1e-3
 
 
 def test_bad_batch_size():

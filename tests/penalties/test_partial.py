@@ -52,7 +52,15 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("columns", [(0, 1, 2), (1, 4, 6), (5,)], ids=str)
+@pytest.mark.parametrize(
+    "columns",
+    [
+        (1, 4, 6),
+        pytest.param((0, 1, 2), marks=pytest.mark.slow),  # consecutive: a slice, no gather
+        pytest.param((5,), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_values_gradients_and_hessians(name, columns):
     fn, columns = FUNCTIONS[name], np.array(columns)

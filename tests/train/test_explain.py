@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from monojax.data.photos import IMAGENET_OF_COCO, coco128, imagenet_photos, imagenet_s
-from monojax.metrics.intervals import bootstrap
+from monojax.metrics.intervals import mean_interval
 from train.arguments import load_config
 from train.explain import experiment as explain
 from train.explain import tables as explain_tables
@@ -111,12 +111,12 @@ def test_validation_images_choose_and_are_not_judged(config):
 def test_bootstrap_interval():
     """Against the normal interval of a large sample; NaNs are left out."""
     values = np.random.default_rng(0).normal(3.0, 2.0, 4000)
-    mean, low, high = bootstrap(np.append(values, np.nan))
+    mean, low, high = mean_interval(np.append(values, np.nan))
     assert mean == pytest.approx(values.mean())
     half = 1.96 * values.std() / np.sqrt(values.size)
     # The quantiles of 2000 draws scatter by about 4% of the half-width.
     assert (high - low) / 2 == pytest.approx(half, rel=0.15)
-    assert np.isnan(bootstrap([np.nan])[0])
+    assert np.isnan(mean_interval([np.nan])[0])
 
 
 def test_verdicts_are_paired_and_plain():

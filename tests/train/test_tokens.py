@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from monojax.metrics.intervals import bootstrap
+from monojax.metrics.intervals import mean_interval
 from train.configs.tokens import get_config
 from train.tokens import experiment as tokens
 from train.tokens import methods as tokens_methods
@@ -47,7 +47,7 @@ def test_deletion_takes_the_largest_first_and_only_what_may_go():
 def test_chunks_and_bootstrap():
     parts = list(tokens_methods.chunks(np.array([5, 7, 8]), 2))
     np.testing.assert_array_equal(parts, [[5, 7], [8, 8]])
-    mean, low, high = bootstrap(np.array([0.0, 1.0] * 50))
+    mean, low, high = mean_interval(np.array([0.0, 1.0] * 50))
     assert mean == 0.5 and 0.38 < low < 0.43 and 0.57 < high < 0.62  # 0.5 -+ 1.96 * 0.05
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from monojax import attribution
-from monojax.metrics.intervals import bootstrap
+from monojax.metrics.intervals import mean_interval
 from monojax.splitting.shift import BALANCED
 from monojax.training import Table
 from train.explain.judge import CONTROLS, METHODS, SPLIT, TITLES, Setting, shown
@@ -63,7 +63,7 @@ def study(found: dict[str, Any], config: Any, workdir: Path) -> Table:
 def _row(found: dict[str, Any], method: str, keys: list[str]) -> list[Any]:
     row = [found["settings"][method], found["screened"][method]]
     for key in keys:
-        mean, low, high = bootstrap(found["values"][method][key])
+        mean, low, high = mean_interval(found["values"][method][key])
         row.append("{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(mean, low, high, d=MEASURES[key][2]))
     return row
 
@@ -149,7 +149,7 @@ def winners(found: dict[str, Any], keys: list[str]) -> str:
             lines.append(f"{start}{gap:.{digits}f}: means alone, one side is of an earlier run.")
             continue
         values = [np.asarray(found["values"][m][key]) for m in (ours, theirs)]
-        middle, low, high = bootstrap(sign * (values[0] - values[1]))
+        middle, low, high = mean_interval(sign * (values[0] - values[1]))
         verdict = (
             "the split wins" if low > 0 else "the split loses" if high < 0 else "no difference"
         )
@@ -211,7 +211,7 @@ def sweep(curves: dict[str, Any], config: Any, title: str, images: int, workdir:
         method, _, place = name.partition(" at ")
         label = f"{TITLES[method]}, {place}"
         for axis, key in zip(axes, keys, strict=True):
-            mean, low, high = np.array([bootstrap(rows[i][key]) for i in numbers]).T
+            mean, low, high = np.array([mean_interval(rows[i][key]) for i in numbers]).T
             axis.plot(alphas, mean, "o-", color=f"C{at}", label=label)
             axis.fill_between(alphas, low, high, color=f"C{at}", alpha=0.2)
             for i in set(range(len(rows))) - set(numbers):

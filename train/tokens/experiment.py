@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from monojax.metrics.intervals import bootstrap
+from monojax.metrics.intervals import mean_interval
 from monojax.training import Table
 from train.checks import at_least, choice
 from train.reporting import provenance
@@ -159,7 +159,7 @@ def _rows(table: Table, problem: Problem, found: dict[str, dict[str, np.ndarray]
 
 
 def _interval(values: np.ndarray) -> str:
-    mean, low, high = bootstrap(values)
+    mean, low, high = mean_interval(values)
     return f"{mean:.4f} [{low:.4f}, {high:.4f}]"
 
 
