@@ -22,25 +22,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from monojax.base.checks import check_points, is_concrete
-from monojax.compact.index import CompactIndex, compress
-
-__all__ = ["BLOCK", "WHOLE", "CompactIndex", "compress", "supcon_loss"]
+from monojax.base.checks import check_number, check_points, known, one_of
+from monojax.base.renamed import renamed
 
 WHOLE = 4096
-"""Anchors up to which the matrix of similarities is formed whole unless ``block`` is given."""
+"""Anchors up to which the matrix of similarities is formed whole unless ``batch_size`` is given."""
 BLOCK = 1024
+"""Anchors at a time beyond."""
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
+@renamed(reduction="reduce", block="batch_size")
 def supcon_loss(
     z: jax.Array,
     labels: Any,
     temperature: float | jax.Array = 0.1,
     *,
-    reduction: Literal["mean", "sum"] = "mean",
+    reduce: Literal["mean", "sum"] = "mean",
     axis_name: str | None = None,
-    block: int | None = None,
+    batch_size: int | None = None,
 ) -> jax.Array:
     """Supervised contrastive loss of a batch; z is normalised inside.
 
@@ -48,25 +48,26 @@ def supcon_loss(
     (a gradient written by hand); differentiable in ``z`` and ``temperature``.
 
     Args:
-      z: embeddings, float `[b, e]`; computed in float32 at least.
-      labels: integers `[b]`. Equal labels are positives of each other; for pairs give both
-        members the pair's number.
+      z: embeddings, float `[b, e]`, of any length; computed in float32 at least.
+      labels: integers `[b]` of any size. Equal labels are positives of each other; for pairs give
+        both members the pair's number. As arguments of your own `jit` or `pmap`, JAX cuts 64-bit
+        labels to 32 bits before they come here: renumber them first (``np.unique``).
       temperature: tau > 0.
-      reduction: "mean" over all anchors, or "sum".
+      reduce: "mean" over all anchors, or "sum".
       axis_name: inside `pmap`, the axis over which the batch is split: anchors are compared with
         the examples of all devices, and the result is that of the whole batch, equal on all of
         them. Gradients averaged over the axis (as `monojax.training.pmap_step` does) are those
         of that loss.
-      block: anchors at a time. None forms the matrix whole up to 4,096 anchors and takes 1,024 at
-        a time beyond; memory is then of the order of ``block * (block + e)`` on one device and
-        ``block * b`` on several, beside z itself.
+      batch_size: anchors at a time. None forms the matrix whole up to 4,096 anchors and takes
+        1,024 at a time beyond; memory is then of the order of ``batch_size * (batch_size + e)``
+        on one device and ``batch_size * b`` on several, beside z itself.
 
     Returns:
       The loss `[]`, float32 or float64.
 
     Raises:
       ValueError: on other shapes, labels of another length or type, NaN in a concrete z, a
-        temperature that is not positive, an unknown reduction, or a block below 1.
+        temperature that is not positive, another reduction, or a batch_size below 1.
       TypeError: if z is not floating point.
 
     Example:
@@ -74,17 +75,33 @@ def supcon_loss(
       >>> round(float(supcon_loss(z, np.array([0, 0, 1, 1]), 0.1)), 4)
       1.0986
     """
-    z, labels = _check(z, labels, temperature, reduction, block)
+    z, labels = _check(z, labels, temperature, reduce, batch_size)
     z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
-    norm = jnp.sqrt(jnp.maximum(jnp.square(z).sum(axis=1, keepdims=True), 1e-24))
-    scaled = z / norm * jax.lax.rsqrt(jnp.asarray(temperature, z.dtype))
-    if block is None and len(z) > WHOLE:
-        block = BLOCK
-    total = _summed(scaled, labels, axis_name, None if block is None else min(block, len(z)))
-    if reduction == "sum":
+    root = jax.lax.rsqrt(jnp.asarray(temperature, z.dtype))
+    scaled = _normalised(z) * root
+    if batch_size is None and len(z) > WHOLE:
+        batch_size = BLOCK
+    block = None if batch_size is None else min(batch_size, len(z))
+    total = _summed(scaled, labels, axis_name, block)
+    if reduce == "sum":
         return total
     devices = 1 if axis_name is None else jax.lax.psum(1, axis_name)
     return total / (len(z) * devices)
+
+
+def _normalised(z: jax.Array) -> jax.Array:
+    """Rows of length one, whatever their length was; a row of zeros stays.
+
+    The largest entry is divided out first, so that no square over- or underflows. The result does
+    not depend on that factor, nor does its derivative: it may count as a constant.
+    """
+    top = jax.lax.stop_gradient(jnp.abs(z).max(axis=1, keepdims=True))
+    some = top > 0
+    # By a root, twice: the reciprocal of 3e38, which XLA divides by, is flushed to 0.
+    root = jax.lax.rsqrt(jnp.where(some, top, 1))
+    unit = z * root * root
+    squares = jnp.square(unit).sum(axis=1, keepdims=True)
+    return unit / jnp.sqrt(jnp.where(some, squares, 1))
 
 
 class _Side(NamedTuple):
@@ -168,9 +185,9 @@ def _one_tile(side: _Side, with_gradient: bool):
 def _similarities(rows: _Side, columns: _Side) -> tuple[jax.Array, jax.Array]:
     """``(s, same)``, `[m, n]` each: -inf and False for an example with itself and for filling."""
     s = jnp.matmul(rows.z, columns.z.T, precision=_HIGHEST)
-    other = (rows.place[:, None] != columns.place) & (columns.place >= 0)
+    other = (rows.place[:, None] != columns.place[None, :]) & (columns.place >= 0)[None, :]
     other &= rows.place[:, None] >= 0
-    same = (rows.label[:, None] == columns.label) & other
+    same = (rows.label[:, None] == columns.label[None, :]) & other
     return jnp.where(other, s, -jnp.inf), same
 
 
@@ -197,8 +214,8 @@ def _finish(stats: _Stats) -> tuple[jax.Array, _Anchors]:
 
 def _pull_and_push(s, same, rows: _Anchors, columns: _Anchors) -> jax.Array:
     """G + G^T on a tile `[m, n]`, G = softmax - positives / |P|; both use s, which is symmetric."""
-    push = jnp.exp(s - rows.lse[:, None]) + jnp.exp(s - columns.lse)
-    return push - jnp.where(same, rows.pull[:, None] + columns.pull, 0)
+    push = jnp.exp(s - rows.lse[:, None]) + jnp.exp(s - columns.lse[None, :])
+    return push - jnp.where(same, rows.pull[:, None] + columns.pull[None, :], 0)
 
 
 def _triangle(side: _Side, block: int, with_gradient: bool):
@@ -274,7 +291,7 @@ def _blocks(side: _Side, count: int, block: int) -> _Side:
     return _Side(split(side.z, 0), split(side.label, 0), split(side.place, -1))
 
 
-def _check(z: Any, labels: Any, temperature: Any, reduction: str, block: int | None):
+def _check(z: Any, labels: Any, temperature: Any, reduce: str, batch_size: int | None):
     z = check_points(z, "z")
     labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
     if labels.shape != (len(z),) or not jnp.issubdtype(labels.dtype, jnp.integer):
@@ -282,10 +299,13 @@ def _check(z: Any, labels: Any, temperature: Any, reduction: str, block: int | N
             f"labels must be one integer per embedding, shape ({len(z)},), "
             f"got {labels.dtype} of shape {labels.shape}."
         )
-    if np.shape(temperature) != () or (is_concrete(temperature) and not temperature > 0):
-        raise ValueError(f"temperature must be one number > 0, got {temperature}.")
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}.")
-    if block is not None and block < 1:
-        raise ValueError(f"block must be at least 1 anchor, got {block}.")
+    check_number(temperature, "temperature", above=0)
+    one_of(reduce, ("mean", "sum"), "reduce")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1 anchor, got {batch_size}.")
+    values = known(labels)
+    if values is not None and not isinstance(labels, jax.Array):
+        # Only which are equal counts; jax would cut 64 bits to 32 and make other ones equal.
+        _, values = np.unique(values, return_inverse=True)
+        labels = values.reshape(-1).astype(np.int32)
     return z, jnp.asarray(labels)

@@ -1,37 +1,27 @@
 """From a trained embedding to a small index: cut to its effective dimension, saved, searched.
 
 :func:`compress` embeds a gallery, keeps the principal components that hold 99% of the variance,
-and says what that costs. :func:`export_model` writes the encoder and its head to a file that runs
-without this library, on CPU, CUDA and TPU, for any batch size.
+and says what that costs. An index of a model's embeddings takes that model's inputs; embeddings
+go through :meth:`CompactIndex.search_embeddings`, so that neither is taken for the other.
 """
 
 import dataclasses
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
-import jax.export
-import jax.numpy as jnp
 import numpy as np
 
-from monojax.base.extras import require
+from monojax.base.renamed import renamed
+from monojax.compact.export import Embed, as_function
 from monojax.metrics.embedding import principal_axes
-from monojax.metrics.neighbours import (
-    Neighbours,
-    check_class_labels,
-    check_embedding,
-    knn_accuracy,
-    nearest,
-    recall_at_k,
-    vote,
-)
+from monojax.metrics.neighbours import Neighbours, check_embedding, nearest, unit_rows
+from monojax.metrics.retrieval import check_class_labels, knn_accuracy, recall_at_k, vote
 
-PLATFORMS = ("cpu", "cuda", "tpu")
-_FORMAT = "monojax compact index 1"
-Embed = Callable[[Any], Any]
+_FORMAT = "monojax compact index 2"
+_FORMAT_1 = "monojax compact index 1"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,29 +42,41 @@ class CompactIndex:
     stats: dict[str, Any]
     """What was kept and what was lost, see :func:`compress`."""
     embed: Embed | None = None
-    """Inputs `[b, ...]` to embeddings `[b, d]`; None: the inputs are embeddings."""
+    """Inputs `[b, ...]` to embeddings `[b, d]`, if there is a model at hand."""
     model: bytes = b""
     """The same as an exported program, which :meth:`save` stores."""
+    takes: Literal["inputs", "embeddings", "unknown"] = "embeddings"
+    """What :meth:`encode` and :meth:`search` take: inputs of the model that the gallery was
+    embedded with, or embeddings, for a gallery that came as embeddings. Unknown in files of
+    version 0.1 that hold no model."""
 
     def encode(self, inputs: Any) -> np.ndarray:
         """Cut embeddings of inputs.
 
         Args:
-          inputs: what ``embed`` takes, or embeddings `[b, d]` if there is none.
+          inputs: what ``embed`` takes; embeddings `[b, d]` if the gallery came as embeddings.
 
         Returns:
           float32 `[b, k]`.
 
         Raises:
-          ValueError: if the embeddings have another width, NaN or infinite values.
+          ValueError: if the index takes inputs and has no model, or if the embeddings have another
+            width, NaN or infinite values.
         """
-        y = _unit(inputs if self.embed is None else self.embed(inputs), "embeddings")
-        if y.shape[1] != len(self.mean):
-            raise ValueError(
-                f"embeddings have {y.shape[1]} dimensions and the index was made from "
-                f"{len(self.mean)}; use the model that the gallery was embedded with."
+        if self.embed is not None:
+            return self._cut(self.embed(inputs))
+        if self.takes == "embeddings":
+            return self._cut(inputs)
+        raise ValueError(
+            "this index has no model to embed inputs with"
+            + (
+                ", and its file does not say whether its gallery came as embeddings"
+                if self.takes == "unknown"
+                else ": its gallery was embedded by a model that was not saved with it"
             )
-        return ((y - self.mean) @ self.axes.astype(np.float64)).astype(np.float32)
+            + ". Give load_index(path, embed=model) or compress(..., model=export_model(...)); for "
+            "embeddings of that model use search_embeddings."
+        )
 
     def search(self, inputs: Any, k: int = 10) -> Neighbours:
         """The k nearest gallery items of each input.
@@ -91,8 +93,35 @@ class CompactIndex:
         """
         return nearest(self.encode(inputs), self.items, k)
 
+    def search_embeddings(self, z: Any, k: int = 10) -> Neighbours:
+        """The k nearest gallery items of each embedding.
+
+        Args:
+          z: embeddings by the gallery's own model, uncut, `[b, d]`; normalised here.
+          k: at most the number of items.
+
+        Returns:
+          Neighbours, as :meth:`search`.
+
+        Raises:
+          ValueError: on another width, NaN or infinite values, or k beyond the gallery.
+        """
+        return nearest(self._cut(z), self.items, k)
+
+    def _cut(self, z: Any) -> np.ndarray:
+        y = unit_rows(check_embedding(z, "embeddings"))
+        if y.shape[1] != len(self.mean):
+            raise ValueError(
+                f"embeddings have {y.shape[1]} dimensions and the index was made from "
+                f"{len(self.mean)}; use the model that the gallery was embedded with."
+            )
+        return ((y - self.mean[None, :]) @ self.axes.astype(np.float64)).astype(np.float32)
+
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Writes the index, its statistics and its exported model to one file.
+        """Writes the index, its statistics and its exported model (if it has one) to one file.
+
+        Without ``model`` the file says whether the gallery came as embeddings; if it was embedded
+        by a model, the loaded index asks for it instead of taking inputs for embeddings.
 
         Args:
           path: the file, an npz archive without pickles.
@@ -104,7 +133,7 @@ class CompactIndex:
         arrays: dict[str, Any] = {"mean": self.mean, "axes": self.axes, "items": self.items}
         if self.labels is not None:
             arrays["labels"] = self.labels
-        text = json.dumps({"format": _FORMAT, "stats": self.stats})
+        text = json.dumps({"format": _FORMAT, "stats": self.stats, "takes": self.takes})
         arrays["header"] = np.frombuffer(text.encode(), np.uint8)
         arrays["model"] = np.frombuffer(self.model, np.uint8)
         partial = path.with_name(f".{path.name}.partial")
@@ -114,6 +143,7 @@ class CompactIndex:
         return path
 
 
+@renamed(batch="batch_size")
 def compress(
     embed: Embed | None,
     gallery: Any,
@@ -124,14 +154,14 @@ def compress(
     held_out: Any = None,
     held_out_labels: Any = None,
     model: bytes = b"",
-    batch: int = 1024,
+    batch_size: int = 1024,
 ) -> CompactIndex:
     """Cuts a gallery to the effective dimension of its embedding, and measures the loss.
 
     Args:
       embed: inputs `[b, ...]` to embeddings `[b, d]` (a jitted model, or :func:`load_model` of an
         exported one); None if gallery and held_out are embeddings already. Normalised here.
-      gallery: inputs `[n, ...]`.
+      gallery: inputs `[n, ...]`, or embeddings `[n, d]`.
       dims: k; None takes the effective dimension at ``variance``.
       variance: share of the variance to keep.
       labels: integers `[n]`, classes of the gallery; states accuracies as well.
@@ -139,7 +169,7 @@ def compress(
         1,000 gallery items, each searched for among the others.
       held_out_labels: their classes; without them a held-out loss states no accuracies.
       model: the bytes of :func:`export_model`, to be saved with the index.
-      batch: inputs embedded at a time.
+      batch_size: inputs embedded at a time.
 
     Returns:
       CompactIndex. Its ``stats``: "items", "full_dims", "dims", "variance_kept", "rmse" (of the
@@ -151,7 +181,7 @@ def compress(
     Raises:
       ValueError: on NaN, labels of another length, or dims outside [1, d].
     """
-    z = _unit(_embedded(embed, gallery, batch), "gallery")
+    z = unit_rows(check_embedding(_embedded(embed, gallery, batch_size), "gallery"))
     if labels is not None:
         labels = check_class_labels(labels, len(z), "labels")
     axes = principal_axes(z)
@@ -171,10 +201,12 @@ def compress(
         rows = np.linspace(0, len(z) - 1, min(len(z), 1000)).astype(int)
         stats |= _loss_inside(z, items, labels, rows)
     else:
-        query = _unit(_embedded(embed, held_out, batch), "held_out")
+        query = _embedded(embed, held_out, batch_size)
+        query = unit_rows(check_embedding(query, "held_out"))
         stats |= _loss(query, axes.project(query, k), held_out_labels, z, items, labels)
     mean, kept = axes.mean.astype(np.float32), axes.axes[:, :k].astype(np.float32)
-    return CompactIndex(mean, kept, items, labels, stats, embed, model)
+    takes: Any = "embeddings" if embed is None and not model else "inputs"
+    return CompactIndex(mean, kept, items, labels, stats, embed, model, takes)
 
 
 def load_index(path: str | os.PathLike[str], embed: Embed | None = None) -> CompactIndex:
@@ -182,7 +214,9 @@ def load_index(path: str | os.PathLike[str], embed: Embed | None = None) -> Comp
 
     Args:
       path: the file.
-      embed: the model; None takes the exported one of the file, if it holds one.
+      embed: the model that the gallery was embedded with; None takes the exported one of the file,
+        if it holds one. Without any, an index of a model's embeddings searches embeddings only
+        (:meth:`CompactIndex.search_embeddings`).
 
     Returns:
       CompactIndex.
@@ -195,7 +229,7 @@ def load_index(path: str | os.PathLike[str], embed: Embed | None = None) -> Comp
         with np.load(path) as file:
             arrays = dict(file)
         header = json.loads(arrays["header"].tobytes())
-        known = header["format"] == _FORMAT
+        known = header["format"] in (_FORMAT, _FORMAT_1)
     except FileNotFoundError:
         raise
     except Exception as error:  # whatever numpy raises on a file that is no archive
@@ -206,97 +240,26 @@ def load_index(path: str | os.PathLike[str], embed: Embed | None = None) -> Comp
         raise ValueError(f"{path} has format {header['format']!r}, expected {_FORMAT!r}.")
     model = arrays["model"].tobytes()
     if embed is None and model:
-        embed = _callable(model)
+        embed = as_function(model)
     names = ("mean", "axes", "items")
     mean, axes, items = (arrays[name] for name in names)
-    return CompactIndex(mean, axes, items, arrays.get("labels"), header["stats"], embed, model)
+    # Version 0.1 did not write it: with a model it is plain, without one it cannot be known.
+    takes = header.get("takes", "inputs" if model else "unknown")
+    labels = arrays.get("labels")
+    return CompactIndex(mean, axes, items, labels, header["stats"], embed, model, takes)
 
 
-def export_model(
-    embed: Embed,
-    example: Any,
-    path: str | os.PathLike[str] | None = None,
-    *,
-    platforms: tuple[str, ...] = PLATFORMS,
-) -> bytes:
-    """The encoder and its head as a program for any batch size, without this library.
-
-    Args:
-      embed: inputs `[b, ...]` to embeddings `[b, d]`, of JAX operations; parameters that it
-        closes over become constants of the program.
-      example: a batch of inputs (a pytree of arrays); only shapes and dtypes matter.
-      path: where to write the program; None does not.
-      platforms: what it shall run on: of "cpu", "cuda", "rocm" and "tpu".
-
-    Returns:
-      The program's bytes (StableHLO in jax.export's form).
-
-    Raises:
-      ValueError: if a leaf of the example has no leading batch axis.
-      ImportError: without the package flatbuffers, which jax.export writes with.
-    """
-    require("flatbuffers", "export")
-    leaves, tree = jax.tree.flatten(example)
-    if not leaves or any(np.ndim(leaf) == 0 for leaf in leaves):
-        raise ValueError("example must be a batch: arrays with one leading axis.")
-    (batch,) = jax.export.symbolic_shape("b")
-    shapes = [
-        jax.ShapeDtypeStruct((batch, *np.shape(leaf)[1:]), jnp.result_type(leaf)) for leaf in leaves
-    ]
-    exported = jax.export.export(jax.jit(embed), platforms=platforms)(
-        jax.tree.unflatten(tree, shapes)
-    )
-    program = bytes(exported.serialize())
-    if path is not None:
-        Path(path).write_bytes(program)
-    return program
-
-
-def load_model(path: str | os.PathLike[str]) -> Embed:
-    """A program of :func:`export_model` as a function of a batch.
-
-    Args:
-      path: the file.
-
-    Returns:
-      inputs `[b, ...]` to embeddings `[b, d]`.
-
-    Raises:
-      FileNotFoundError: if there is no such file.
-      ValueError: if it is no exported program.
-      ImportError: without the package flatbuffers.
-    """
-    content = Path(path).read_bytes()
-    try:
-        return _callable(content)
-    except ImportError:
-        raise
-    except Exception as error:  # whatever the reader of the format raises
-        raise ValueError(f"{path} is no exported program; write one with export_model.") from error
-
-
-def _callable(program: bytes) -> Embed:
-    require("flatbuffers", "export")
-    return jax.jit(jax.export.deserialize(bytearray(program)).call)
-
-
-def _embedded(embed: Embed | None, inputs: Any, batch: int) -> Any:
+def _embedded(embed: Embed | None, inputs: Any, batch_size: int) -> Any:
     """Embeddings of all inputs; the last batch is filled up, so one shape is compiled."""
     if embed is None:
         return inputs
     num = len(jax.tree.leaves(inputs)[0])
-    size = min(batch, num)
+    size = min(batch_size, num)
     parts = []
     for start in range(0, num, size):
         rows = np.arange(start, start + size) % num
         parts.append(np.asarray(embed(jax.tree.map(lambda leaf, rows=rows: leaf[rows], inputs))))
     return np.concatenate(parts)[:num]
-
-
-def _unit(y: Any, name: str) -> np.ndarray:
-    """Rows of length one, float64."""
-    y = np.asarray(check_embedding(y, name), np.float64)
-    return y / np.maximum(np.linalg.norm(y, axis=1, keepdims=True), 1e-12)
 
 
 def _kept(whole: np.ndarray, cut: np.ndarray) -> float:

@@ -139,7 +139,7 @@ def large_table(repeats):
     """The blocked form at 8,192 beside the whole one at 1,024, per pair."""
     table = Table(["n", "form", "ms", "ns per pair", "MiB of XLA"], "forward and backward")
     grad = lambda block: jax.value_and_grad(
-        functools.partial(supcon_loss, temperature=TAU, block=block)
+        functools.partial(supcon_loss, temperature=TAU, batch_size=block)
     )
     cases = {(N, "whole"): None, (LARGE, "blocks of 1,024"): 1024}
     built = {key: compiled(grad(block), *data(key[0])) for key, block in cases.items()}

@@ -11,7 +11,7 @@ import monojax as mj
 from monojax.compact.contrastive import supcon_loss
 
 LABELS = np.array([0, 0, 1, 2, 1, 0, 7, 2, 0, 1])  # class 7 has one member: no positives
-LOSS = jax.jit(supcon_loss, static_argnames=("reduction", "block"))
+LOSS = jax.jit(supcon_loss, static_argnames=("reduce", "batch_size"))
 FLOAT32 = 2e-6  # rounding of similarities of order 1 / tau = 10
 
 
@@ -39,17 +39,17 @@ def embeddings(n=10, e=6, seed=0):
 def test_agrees_with_the_double_loop(x64, block, tau):
     z = embeddings()
     want = double_loop(z, LABELS, tau)
-    found = LOSS(jnp.asarray(z), LABELS, tau, reduction="sum", block=block)
+    found = LOSS(jnp.asarray(z), LABELS, tau, reduce="sum", batch_size=block)
     assert float(found) == pytest.approx(want, rel=1e-12)
     # Anchors without positives count as 0 and stay in the mean.
-    mean = LOSS(jnp.asarray(z), LABELS, tau, block=block)
+    mean = LOSS(jnp.asarray(z), LABELS, tau, batch_size=block)
     assert float(mean) == pytest.approx(want / 10, rel=1e-12)
 
 
 @pytest.mark.parametrize("block", [None, 4])
 def test_gradients_agree_with_differences(x64, block):
     z, tau = embeddings(), 0.2
-    loss = jax.jit(lambda z, tau: supcon_loss(z, LABELS, tau, block=block))
+    loss = jax.jit(lambda z, tau: supcon_loss(z, LABELS, tau, batch_size=block))
     by_z, by_tau = jax.grad(loss, (0, 1))(jnp.asarray(z), tau)
     h = 1e-5  # error h^2 and rounding 1e-16 / h, both below 1e-9
     want = np.empty_like(z)
@@ -88,7 +88,7 @@ def test_invariant_under_permutation_scale_and_names_of_classes():
 
 @pytest.mark.parametrize("block", [None, 3])
 def test_stays_finite_at_the_edges(block):
-    value = jax.jit(jax.value_and_grad(functools.partial(supcon_loss, block=block)))
+    value = jax.jit(jax.value_and_grad(functools.partial(supcon_loss, batch_size=block)))
     z = jnp.asarray(embeddings(), jnp.float32)
     cases = {
         "tiny temperature": (z, LABELS, 1e-4),
@@ -113,7 +113,9 @@ def test_stays_finite_at_the_edges(block):
 
 @pytest.mark.parametrize("block", [None, 1])
 def test_a_batch_of_one_has_no_loss(block):
-    loss, gradient = jax.value_and_grad(LOSS)(jnp.ones((1, 3)), np.array([5]), 0.1, block=block)
+    loss, gradient = jax.value_and_grad(LOSS)(
+        jnp.ones((1, 3)), np.array([5]), 0.1, batch_size=block
+    )
     assert loss == 0 and not gradient.any()
 
 
@@ -134,7 +136,7 @@ def test_eight_devices_give_the_loss_of_one(block):
     weight = jnp.asarray(embeddings(e, e, 3), jnp.float32)
 
     def loss(weight, z, labels, axis_name=None):
-        return supcon_loss(z @ weight, labels, 0.1, axis_name=axis_name, block=block)
+        return supcon_loss(z @ weight, labels, 0.1, axis_name=axis_name, batch_size=block)
 
     def step(z, labels):
         value, gradient = jax.value_and_grad(loss)(weight, z, labels, "batch")
@@ -148,9 +150,9 @@ def test_eight_devices_give_the_loss_of_one(block):
     for found in gradients:
         np.testing.assert_allclose(found, gradient, atol=1e-6 * jnp.abs(gradient).max())
     summed = jax.pmap(
-        lambda z, labels: supcon_loss(z, labels, 0.1, axis_name="b", reduction="sum"), "b"
+        lambda z, labels: supcon_loss(z, labels, 0.1, axis_name="b", reduce="sum"), "b"
     )(z.reshape(8, 5, e), labels.reshape(8, 5))
-    np.testing.assert_allclose(summed, LOSS(z, labels, 0.1, reduction="sum"), rtol=1e-6)
+    np.testing.assert_allclose(summed, LOSS(z, labels, 0.1, reduce="sum"), rtol=1e-6)
 
 
 def test_low_precision_input_is_computed_in_float32():
@@ -162,8 +164,57 @@ def test_low_precision_input_is_computed_in_float32():
 
 def test_vmap():
     z = jnp.stack([jnp.asarray(embeddings(seed=s), jnp.float32) for s in (0, 1)])
-    found = jax.jit(jax.vmap(lambda z: supcon_loss(z, LABELS, block=4)))(z)
+    found = jax.jit(jax.vmap(lambda z: supcon_loss(z, LABELS, batch_size=4)))(z)
     np.testing.assert_allclose(found, [LOSS(row, LABELS) for row in z], rtol=FLOAT32)
+
+
+@pytest.mark.parametrize("block", [None, 3])
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1e19, 1e30])
+def test_the_length_of_an_embedding_does_not_count(size, block):
+    """Squares of 1e19 do not fit float32: the loss was that of equal embeddings, or NaN."""
+    z = embeddings().astype(np.float32)
+    value = jax.jit(jax.value_and_grad(functools.partial(supcon_loss, batch_size=block)))
+    want, slope = value(z, LABELS)
+    found, gradient = value(z * np.float32(size), LABELS)
+    assert float(found) == pytest.approx(float(want), rel=FLOAT32)
+    np.testing.assert_allclose(
+        np.float64(gradient) * size, slope, rtol=1e-3, atol=2e-5 * np.abs(slope).max()
+    )
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array([1, 1, 1 + 2**32, 1 + 2**32, 5, 5]),
+        np.array([0, 0, 2**63 - 1, 2**63 - 1, -(2**63), -(2**63)]),
+        np.array([3, 3, 2**64 - 1, 2**64 - 1, 2**32 + 3, 2**32 + 3], np.uint64),
+        [7, 7, 7 - 2**32, 7 - 2**32, 2**40, 2**40],
+    ],
+)
+def test_labels_of_64_bits_stay_apart(labels):
+    """Cut to 32 bits, 1 and 1 + 2^32 are one class."""
+    z = embeddings(6).astype(np.float32)
+    want = supcon_loss(z, np.array([0, 0, 1, 1, 2, 2]))
+    assert float(supcon_loss(z, labels)) == pytest.approx(float(want), rel=FLOAT32)
+    assert float(jax.jit(lambda z: supcon_loss(z, labels))(z)) == pytest.approx(
+        float(want), rel=FLOAT32
+    )
+
+
+def test_a_concrete_jax_temperature_inside_jit():
+    z = embeddings().astype(np.float32)
+    tau, wrong = jnp.float32(0.2), jnp.float32(-0.2)
+    assert float(jax.jit(lambda: supcon_loss(z, LABELS, tau))()) == pytest.approx(
+        float(LOSS(z, LABELS, 0.2)), rel=FLOAT32
+    )
+    with pytest.raises(ValueError, match=r"temperature must be finite and > 0, got -0.2"):
+        jax.jit(lambda: supcon_loss(z, LABELS, wrong))()
+
+
+def test_old_names_raise_with_the_new_one():
+    for old, new in (("reduction", "reduce"), ("block", "batch_size")):
+        with pytest.raises(TypeError, match=f"'{old}' is named '{new}' now"):
+            supcon_loss(embeddings(), LABELS, **{old: None})
 
 
 def test_is_public():
@@ -180,10 +231,10 @@ def test_is_public():
             {"z": np.where(np.arange(60).reshape(10, 6) == 25, np.nan, 1.0)},
         ),
         (r"z must have shape \[n, d\]", {"z": np.ones(6)}),
-        (r"temperature must be one number > 0, got 0", {"temperature": 0.0}),
-        (r"temperature must be one number > 0, got -1", {"temperature": -1.0}),
-        (r"reduction must be 'mean' or 'sum', got 'none'", {"reduction": "none"}),
-        (r"block must be at least 1 anchor", {"block": 0}),
+        (r"temperature must be finite and > 0, got 0", {"temperature": 0.0}),
+        (r"temperature must be finite and > 0, got -1", {"temperature": -1.0}),
+        (r"reduce must be one of 'mean', 'sum', got 'none'", {"reduce": "none"}),
+        (r"batch_size must be at least 1 anchor", {"batch_size": 0}),
     ],
 )
 def test_bad_input_is_named(message, change):

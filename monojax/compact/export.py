@@ -1,0 +1,98 @@
+"""A model as a program that runs without this library, on CPU, CUDA and TPU, for any batch size."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+from monojax.base.checks import one_of
+from monojax.base.extras import require
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+Embed = Callable[[Any], Any]
+
+
+def export_model(
+    embed: Embed,
+    example: Any,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    platforms: tuple[str, ...] = PLATFORMS,
+) -> bytes:
+    """The encoder and its head as a program for any batch size, without this library.
+
+    Args:
+      embed: inputs `[b, ...]` to embeddings `[b, d]`, of JAX operations; parameters that it
+        closes over become constants of the program.
+      example: a batch of inputs (a pytree of arrays); only shapes and dtypes matter.
+      path: where to write the program; None does not.
+      platforms: what it shall run on: of "cpu", "cuda", "rocm" and "tpu".
+
+    Returns:
+      The program's bytes (StableHLO in jax.export's form).
+
+    Raises:
+      ValueError: if a leaf of the example has no leading batch axis.
+      ImportError: without the package flatbuffers, which jax.export writes with.
+    """
+    require("flatbuffers", "export")
+    for platform in platforms:
+        one_of(platform, ("cpu", "cuda", "rocm", "tpu"), "platforms")
+    leaves, tree = jax.tree.flatten(example)
+    if not leaves or any(np.ndim(leaf) == 0 for leaf in leaves):
+        raise ValueError("example must be a batch: arrays with one leading axis.")
+    (batch,) = jax.export.symbolic_shape("b")
+    shapes = [
+        jax.ShapeDtypeStruct((batch, *np.shape(leaf)[1:]), jnp.result_type(leaf)) for leaf in leaves
+    ]
+    exported = jax.export.export(jax.jit(embed), platforms=platforms)(
+        jax.tree.unflatten(tree, shapes)
+    )
+    program = bytes(exported.serialize())
+    if path is not None:
+        Path(path).write_bytes(program)
+    return program
+
+
+def load_model(path: str | os.PathLike[str]) -> Embed:
+    """A program of :func:`export_model` as a function of a batch.
+
+    Args:
+      path: the file.
+
+    Returns:
+      inputs `[b, ...]` to embeddings `[b, d]`.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if it is no exported program.
+      ImportError: without the package flatbuffers.
+    """
+    content = Path(path).read_bytes()
+    try:
+        return as_function(content)
+    except ImportError:
+        raise
+    except Exception as error:  # whatever the reader of the format raises
+        raise ValueError(f"{path} is no exported program; write one with export_model.") from error
+
+
+def as_function(program: bytes) -> Embed:
+    """The program's bytes as a function of a batch.
+
+    Args:
+      program: from :func:`export_model`.
+
+    Returns:
+      inputs `[b, ...]` to embeddings `[b, d]`.
+
+    Raises:
+      ImportError: without the package flatbuffers.
+    """
+    require("flatbuffers", "export")
+    return jax.jit(jax.export.deserialize(bytearray(program)).call)
