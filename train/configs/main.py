@@ -16,6 +16,8 @@ def get_config(mode="full"):
     c.kinds = ("none", "random", "train", "mixup")
     # Reference recipe for Tables 1-2: worst violation of 1,024 points, weight 1e4.
     c.penalty = dict(reduce="max", gamma=1e4, margin=0.0, points=1024, radius=0.5)
+    # Slope that the rows "random_margin" and "mixup_margin" ask for, if they are among the kinds.
+    c.penalty["row_margin"] = 1e-4
     c.checkpoint_every_epochs = 10
     c.problems = dict(auto_mpg=auto_mpg(), synthetic_100=synthetic(100, 20))
     if mode == "quick":

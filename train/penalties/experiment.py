@@ -23,7 +23,13 @@ from train.checks import at_least, choice, one_of
 from train.penalties.data import Problem, load_problem
 from train.penalties.report import paper_tables, penalty_report
 
-KINDS = ("none", "random", "train", "mixup", "data_mixup", "random_train", "half")
+MARGIN = "_margin"
+"""Ends the name of a row that asks for `config.penalty.row_margin` where the others ask for
+`config.penalty.margin`."""
+KINDS = (
+    *("none", "random", "train", "mixup", "data_mixup", "random_train", "half"),
+    *("random" + MARGIN, "mixup" + MARGIN),
+)
 NUM_CHECK = 10_000  # points behind every violation rate, at most
 
 
@@ -80,7 +86,7 @@ def check(config: Any) -> None:
     choice(config, KINDS, "kinds")
     choice(config, ("mean", "max"), "penalty.reduce")
     at_least(config, 1, "seeds", "seeds_at_once", "kinds")
-    at_least(config, 0, "penalty.gamma", "penalty.margin", "penalty.radius")
+    at_least(config, 0, "penalty.gamma", "penalty.margin", "penalty.row_margin", "penalty.radius")
     at_least(config, 2, "penalty.points")
     for name, options in config.problems.items():
         at = f"config.problems.{name}"
@@ -157,7 +163,7 @@ def train_seeds(
             log_every=steps,
             checkpoint_every=config.checkpoint_every_epochs * steps,
         ),
-        keep=Keep(directory, {"kind": kind, "problem": options.to_dict(), **_shared(config)}),
+        keep=Keep(directory, {"kind": kind, "problem": options.to_dict(), **_shared(config, kind)}),
         bar=bar,
         name=f"{problem.name}/{kind}",
     ).state
@@ -170,7 +176,7 @@ def loss_and_penalty(model, directions, kind, penalty, params, x, y, key):
       model: linen module, `[..., d]` to `[...]`.
       directions: integers `[d]`.
       kind: one of `KINDS`.
-      penalty: gamma, reduce, margin, points (n), radius.
+      penalty: gamma, reduce, margin, row_margin, points (n), radius.
       params: its variables.
       x: batch, `[b, d]`, scaled to [0, 1].
       y: targets, `[b]`.
@@ -180,7 +186,8 @@ def loss_and_penalty(model, directions, kind, penalty, params, x, y, key):
       ``(loss, (error, penalty))``, all `[]`.
     """
     fn = functools.partial(model.apply, params)
-    options = {"reduce": penalty.reduce, "margin": penalty.margin}
+    kind, margin = _margin(kind, penalty)
+    options = {"reduce": penalty.reduce, "margin": margin}
     if kind == "none":
         error = jnp.mean(jnp.square(fn(x) - y))
         return error, (error, jnp.zeros(()))
@@ -320,6 +327,15 @@ def _steps_per_epoch(options: Any) -> int:
     return options.steps_per_epoch
 
 
-def _shared(config: Any) -> dict[str, Any]:
+def _margin(kind: str, penalty: Any) -> tuple[str, float]:
+    """The region of a kind, and the slope that is asked for there."""
+    region = kind.removesuffix(MARGIN)
+    return region, penalty.margin if region == kind else penalty.row_margin
+
+
+def _shared(config: Any, kind: str) -> dict[str, Any]:
     """The part of the config that decides a run's result, whatever the other runs are."""
-    return {"seed": config.seed, "seeds": config.seeds, "penalty": config.penalty.to_dict()}
+    penalty = config.penalty.to_dict()
+    del penalty["row_margin"]  # of other rows
+    penalty["margin"] = _margin(kind, config.penalty)[1]
+    return {"seed": config.seed, "seeds": config.seeds, "penalty": penalty}

@@ -21,6 +21,8 @@ TITLES = {
     "data_mixup": "data-only mixup",
     "random_train": "random + train",
     "half": "half random, half mixup",
+    "random_margin": "random points, margin",
+    "mixup_margin": "mixup, margin",
 }
 COLUMNS = {
     "valid_rmse": "RMSE valid",
