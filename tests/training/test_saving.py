@@ -349,7 +349,7 @@ def test_every_public_module_of_monojax_has_a_public_name():
     found = list(nn.Module.__subclasses__())
     for cls in found:
         found += cls.__subclasses__()
-    inside = {"Constants", "Frozen", "Guaranteed", "PooledClassifier"}  # what others are made of
+    inside = {"Constants", "PooledClassifier"}  # what others are made of
     for cls in {c for c in found if c.__module__.startswith("monojax.")}:
         private = cls.__name__.startswith("_") or cls.__name__ in inside
         assert private or registry.name_of(cls), cls
