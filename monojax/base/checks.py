@@ -28,7 +28,8 @@ def known(value: Any) -> np.ndarray | None:
       A numpy array, None if any part of it is traced.
 
     Example:
-      >>> jax.jit(lambda x: x + int(known(jnp.float32(3)) > 2))(1).item()
+      >>> margin = jnp.float32(3)
+      >>> jax.jit(lambda x: x + int(known(margin) > 2))(1).item()
       2
     """
     return np.asarray(value) if is_concrete(value) else None

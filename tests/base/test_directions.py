@@ -71,3 +71,18 @@ def test_every_entry_point_uses_it(entry):
         entry([1, 1])
     with pytest.raises(ValueError, match="-1, 0 or \\+1"):
         entry([1, 1, 3])
+
+
+@pytest.mark.parametrize("given", [jnp.array([1, 0]), jnp.array([1.0, 0.0]), [jnp.int32(1), 0]])
+def test_known_directions_stay_known_inside_jit(given):
+    """Arrays from outside are checked there, and can decide what is computed."""
+
+    @jax.jit
+    def run(x):
+        found = mj.check_directions(given, 2)
+        return x[np.flatnonzero(found)]
+
+    assert run(jnp.array([3.0, 4.0])).tolist() == [3.0]
+    twice = jnp.array([2, 0])
+    with pytest.raises(ValueError, match="entry 0 is 2"):
+        jax.jit(lambda: mj.check_directions(twice, 2))()

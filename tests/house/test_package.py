@@ -149,6 +149,13 @@ def test_version_is_one(checkout):
     assert metadata.version("monojax") == monojax.__version__
 
 
+def test_the_library_speaks_of_the_library(checkout):
+    """Its texts name no command line, which belongs to train/."""
+    for path in (checkout / "monojax").rglob("*.py"):
+        found = re.findall(r"--config|--workdir|python -m train", path.read_text(encoding="utf-8"))
+        assert not found, path
+
+
 def test_config_files_run_alone(checkout):
     """A config imports nothing heavy, so that a mistake in the command fails at once."""
     namespace = runpy.run_path(str(checkout / "train" / "configs" / "main.py"))
