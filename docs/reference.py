@@ -116,8 +116,23 @@ def file_name(package: str) -> str:
     return f"{package.removeprefix('monojax.').replace('.', '_')}.md"
 
 
+def objects() -> set[str]:
+    """The full names that have a page of their own."""
+    found = set()
+    for package in PACKAGES:
+        module = importlib.import_module(package)
+        for name in names(package):
+            item = getattr(module, name)
+            if isinstance(item, ModuleType) or is_constant(item):
+                continue
+            place = home(name, item) if package == "monojax" else name
+            prefix = "monojax" if place.startswith("~") else package
+            found.add(f"{prefix}.{place.removeprefix('~')}")
+    return found
+
+
 def write(folder: Path) -> None:
-    """Writes all pages and their index, those that have changed only."""
+    """Writes all pages and their index, those that have changed only; removes old ones."""
     folder.mkdir(exist_ok=True)
     pages = {file_name(package): page(package, title) for package, title in PACKAGES.items()}
     pages["primitives.md"] = primitives()
@@ -131,3 +146,7 @@ def write(folder: Path) -> None:
         path = folder / name
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
+    kept = objects()
+    for path in (*folder.glob("*.md"), *folder.glob("generated/*.rst")):
+        if path.name not in pages and path.stem not in kept:
+            path.unlink()
