@@ -168,3 +168,22 @@ def test_quick_run_resumes(config, data_dir, tmp_path, monkeypatch):
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "cells").iterdir()} == cells
     numbers = json.loads(next((tmp_path / "cells").glob("coco128-*gradient*.json")).read_text())
     assert set(numbers) == set(explain_tables.MEASURES)
+
+
+def test_rows_of_an_earlier_run_are_kept_and_compared(tmp_path):
+    """Methods without an alpha keep their row; who wins is then said of means alone."""
+    (tmp_path / "coco128_net.csv").write_text(
+        "Method,Setting,screened,Pointing ↑,Max-sensitivity ↓\n"
+        'Gradient,"fire5, abs",12,"0.9 [0.8, 1.0]","0.5 [0.4, 0.6]"\n'
+        'SplitCAM,"fire9, alpha 0.3",48,"0.9 [0.8, 1.0]","0.1 [0.0, 0.2]"\n'
+    )
+    assert explain_tables.stored_settings(str(tmp_path), "coco128", "net") == {
+        "gradient": Setting("fire5", None, True)
+    }
+    assert explain_tables.stored_settings("", "coco128", "net") == {}
+    values = {"split_cam": {"pointing": [1.0, 0.0], "sensitivity": [0.1, 0.3]}}
+    earlier = {"gradient": {"pointing": 0.9, "sensitivity": 0.5}}
+    found = {"values": values, "earlier": earlier}
+    first, second, *_ = explain_tables.winners(found, ["pointing", "sensitivity"]).splitlines()
+    assert "SplitCAM against Gradient, better by -0.400: means alone" in first
+    assert "better by 0.300: means alone" in second

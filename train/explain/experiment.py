@@ -366,10 +366,12 @@ def _swept(
 
 
 def pictures(config: Any, judge: Judge, data: Images, found: dict[str, Any], workdir: Path) -> None:
-    """The grid of maps of the first images, one column per method."""
-    rows, shown = [], found["which"][: config.pictures]
-    inputs = judge.net.prepare(data.pixels[shown])
-    methods = [m for m in config.methods if m not in CONTROLS]
+    """The grid of maps of the first images, one column per method, those of a table too."""
+    rows, which = [], found["which"][: config.pictures]
+    inputs = judge.net.prepare(data.pixels[which])
+    stored = explain_tables.stored_settings(config.settings_from, data.name, judge.net.name)
+    found = found | {"settings": stored | found["settings"]}
+    methods = [m for m in METHODS if m in found["settings"] and m not in CONTROLS]
     for x, target in zip(inputs, found["labels"], strict=False):
         row = []
         for method in methods:
@@ -378,4 +380,4 @@ def pictures(config: Any, judge: Judge, data: Images, found: dict[str, Any], wor
             maps, _ = judge.explained(method, [s.layer], x, target, s.alpha, key, 1)
             row.append(np.asarray(signed(maps[0], s.absolute)))
         rows.append(row)
-    explain_tables.grid(data.pixels[shown], rows, methods, found, workdir)
+    explain_tables.grid(data.pixels[which], rows, methods, found, workdir)
