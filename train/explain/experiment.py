@@ -21,6 +21,7 @@ from train.explain.judge import (
     CONTROLS,
     METHODS,
     SPLIT,
+    TITLES,
     Judge,
     Setting,
     candidates,
@@ -371,7 +372,7 @@ def pictures(config: Any, judge: Judge, data: Images, found: dict[str, Any], wor
     inputs = judge.net.prepare(data.pixels[which])
     stored = explain_tables.stored_settings(config.settings_from, data.name, judge.net.name)
     found = found | {"settings": stored | found["settings"]}
-    methods = [m for m in METHODS if m in found["settings"] and m not in CONTROLS]
+    methods = [m for m in TITLES if m in found["settings"] and m not in CONTROLS]
     for x, target in zip(inputs, found["labels"], strict=False):
         row = []
         for method in methods:

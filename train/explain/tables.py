@@ -13,7 +13,7 @@ from monojax import attribution
 from monojax.metrics.intervals import mean_interval
 from monojax.splitting.shift import BALANCED
 from monojax.training import Table
-from train.explain.judge import CONTROLS, METHODS, SPLIT, TITLES, Setting, shown
+from train.explain.judge import CONTROLS, SPLIT, TITLES, Setting, shown
 from train.reporting import provenance
 
 MEASURES = {
@@ -50,7 +50,7 @@ def study(found: dict[str, Any], config: Any, workdir: Path) -> Table:
     name = f"{found['data']}_{found['study'].network}"
     earlier = stored_rows(config.settings_from, name)
     found["earlier"] = _earlier_means(earlier, keys, config.methods)
-    for method in METHODS:
+    for method in TITLES:
         if method in config.methods:
             table.add(TITLES[method], *_row(found, method, keys))
         elif method in earlier:
@@ -178,7 +178,7 @@ def overview(results: list[dict[str, Any]], config: Any, workdir: Path) -> None:
     for found in results:
         keys = [k for k in MEASURES if k in found["values"][config.methods[0]]]
         by_key = [_means(found, key) for key in keys]
-        methods = [m for m in METHODS if m in by_key[0]]
+        methods = [m for m in TITLES if m in by_key[0]]
         means = np.array([[row[m] for m in methods] for row in by_key])
         columns.append((means[:, None, :] > means[:, :, None]).sum(2).mean(0) + 1)
     for i, method in enumerate(methods):
