@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from monojax.attribution.counts import count
+
 UNROLLED = 4
 """Batches that are written out one after the other instead of looped over.
 
@@ -29,8 +31,7 @@ def in_batches(fn: Callable[[Any], Any], xs: Any, batch_size: int) -> Any:
     Raises:
       ValueError: if batch_size < 1.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    batch_size = count(batch_size, "batch_size")
     num = len(jax.tree.leaves(xs)[0])
     if num > UNROLLED * batch_size:
         return jax.lax.map(fn, xs, batch_size=batch_size)

@@ -109,19 +109,34 @@ def told(reading: Reading, channel_axis: Any) -> Layout | None:
     shape, known = tuple(reading.value.f.shape), reading.layout
     if channel_axis is None:
         return known
-    if channel_axis == NO_CHANNELS:
-        feature = -1
-    elif isinstance(channel_axis, int | np.integer) and -len(shape) <= channel_axis < len(shape):
-        feature = int(channel_axis) % len(shape)
-    else:
-        raise ValueError(
-            f"channel_axis must be an axis of the value at the layer, of shape {shape}, or "
-            f"{NO_CHANNELS!r} if it has no channels; got {channel_axis!r}."
-        )
+    none = isinstance(channel_axis, str) and channel_axis == NO_CHANNELS
+    feature = -1 if none else axis_of(channel_axis, shape)
     batch = known is not None and known.batch == 0 and shape[0] == 1
     skip = batch or (len(shape) > 3 and shape[0] == 1)
     spatial = [axis for axis in range(len(shape)) if axis != feature and not (skip and axis == 0)]
     return Layout(-1, feature, tuple(spatial))
+
+
+def axis_of(channel_axis: Any, shape: tuple[int, ...]) -> int:
+    """An axis of a value of that shape, counted from the first.
+
+    Args:
+      channel_axis: what the user gave.
+      shape: of the value.
+
+    Returns:
+      int.
+
+    Raises:
+      ValueError: if there is no such axis.
+    """
+    known = isinstance(channel_axis, int | np.integer) and not isinstance(channel_axis, bool)
+    if not known or not -len(shape) <= channel_axis < len(shape):
+        raise ValueError(
+            f"channel_axis must be an axis of a value of shape {shape}, an integer, or "
+            f"{NO_CHANNELS!r} if it has no channels; got {channel_axis!r}."
+        )
+    return int(channel_axis) % len(shape)
 
 
 def channels_last(array: jax.Array, layout: Layout | None) -> tuple[jax.Array, bool]:

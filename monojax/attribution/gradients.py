@@ -9,6 +9,7 @@ import numpy as np
 
 from monojax.attribution.batches import in_batches
 from monojax.attribution.common import Recipe, read_at, to_map
+from monojax.attribution.counts import count
 from monojax.base.checks import is_concrete
 from monojax.base.jaxprs import CustomRule, inner_equations
 from monojax.splitting.modes import Mode
@@ -97,11 +98,9 @@ def integrated(
     """
     if layer not in (None, "input"):
         raise ValueError(f"integrated gradients are taken at the input, got layer={layer!r}.")
-    if o.steps < 1:
-        raise ValueError(f"steps must be at least 1, got {o.steps}.")
     x = jnp.asarray(x)
     start = jnp.broadcast_to(jnp.asarray(o.baseline, x.dtype), x.shape)
-    nodes, weights = np.polynomial.legendre.leggauss(o.steps)
+    nodes, weights = np.polynomial.legendre.leggauss(count(o.steps, "steps"))
     recipe = gradient_recipe(o, x)
     at = read_at(fn, x, target, args, [None], recipe, channel_axis)[0]  # checks x; knows its axes
 

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from monojax.attribution.batches import in_batches
-from monojax.attribution.common import NO_CHANNELS
-from monojax.base.checks import is_concrete
+from monojax.attribution.common import NO_CHANNELS, axis_of
+from monojax.attribution.counts import count
 from monojax.splitting.axes import Axes
 from monojax.splitting.reading import check_target
 from monojax.splitting.transform import trace
@@ -103,6 +103,8 @@ def selectivity(
     values = jnp.broadcast_to(_spread(attribution, x, axis), x.shape)
     values = values if axis is None else values.sum(axis)
     height, width = values.shape
+    patch_size = count(patch_size, "patch_size")
+    patches_in_step = count(patches_in_step, "patches_in_step")
     before = [(-n % patch_size) // 2 for n in (height, width)]
     rows = (np.arange(height) + before[0]) // patch_size
     columns = (np.arange(width) + before[1]) // patch_size
@@ -110,8 +112,6 @@ def selectivity(
     patches = math.ceil(height / patch_size) * across
     patch = jnp.asarray(rows[:, None] * across + columns[None, :])
     sums = jnp.zeros(patches, values.dtype).at[patch].add(values)
-    if patches_in_step < 1:
-        raise ValueError(f"patches_in_step must be at least 1, got {patches_in_step}.")
     rank = (_ranks(sums) // patches_in_step)[patch]
     steps = math.ceil(patches / patches_in_step)
     if steps < 2 <= patches:
@@ -169,10 +169,9 @@ def pixel_flipping(
     axis = None
     if attribution.shape != x.shape:
         axis = _channels(fn, x, args, channel_axis, attribution)
+    features_in_step = count(features_in_step, "features_in_step")
     most = math.ceil(x.size / features_in_step)
-    steps = most if steps is None else steps
-    if not 1 <= steps <= most:
-        raise ValueError(f"steps must lie in [1, {most}], got {steps}.")
+    steps = most if steps is None else count(steps, "steps", most)
     spread = jnp.broadcast_to(_spread(attribution, x, axis), x.shape)
     last = lambda a: a if axis is None else jnp.moveaxis(a, axis, -1)
     flat = last(spread)
@@ -195,21 +194,17 @@ def area(scores: Any, steps: int | None = None) -> jax.Array:
       ValueError: if there are fewer scores.
     """
     scores = jnp.asarray(scores)
-    steps = len(scores) if steps is None else int(np.asarray(steps))
-    if not 1 <= steps <= len(scores):
-        raise ValueError(f"steps must lie in [1, {len(scores)}], got {steps}.")
+    steps = len(scores) if steps is None else count(steps, "steps", len(scores))
     scores = scores[:steps]
     return ((scores[1:] + scores[:-1]) / 2).sum()
 
 
 def _channels(fn: Fn, x: jax.Array, args: tuple, channel_axis: Any, map_: jax.Array) -> int | None:
     """The axis of x that holds channels, or None if there is none."""
-    if channel_axis == NO_CHANNELS:
+    if isinstance(channel_axis, str) and channel_axis == NO_CHANNELS:
         return None
     if channel_axis is not None:
-        if not (is_concrete(channel_axis) and -x.ndim <= channel_axis < x.ndim):
-            raise ValueError(f"channel_axis {channel_axis!r} is no axis of an image {x.shape}.")
-        return int(channel_axis) % x.ndim
+        return axis_of(channel_axis, x.shape)
     traced = trace(fn, x, args)
     layout = Axes(traced.closed).layout(traced.closed.jaxpr.invars[0])
     if layout is not None:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from monojax.attribution.batches import in_batches
+from monojax.attribution.counts import count
 from monojax.attribution.removal import prepared
 from monojax.base.checks import one_of
 
@@ -48,8 +49,7 @@ def max_sensitivity(
       Yeh et al., "On the (In)fidelity and Sensitivity of Explanations", 2019.
     """
     one_of(relative_to, ("map", "input"), "relative_to")
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}.")
+    samples = count(samples, "samples")
     x = jnp.asarray(x)
     maps = lambda x: prepared(explain(x), absolute, scale)
     here = maps(x)

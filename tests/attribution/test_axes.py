@@ -104,7 +104,7 @@ def test_what_cannot_be_followed_is_asked_for(name):
     assert shape_of(fn, IMAGE, channel_axis=-1) == (3, 15)
     assert shape_of(fn, IMAGE, channel_axis="none") == (3, 15, 20)
     assert shape_of(fn, IMAGE, reduce="none") == (3, 15, 20)
-    for wrong in (3, "last", 1.0):
+    for wrong in (3, "last", 1.0, True):
         with pytest.raises(ValueError, match=r"channel_axis must be an axis .*\(3, 15, 20\)"):
             shape_of(fn, IMAGE, channel_axis=wrong)
 
@@ -184,3 +184,30 @@ def test_old_spellings_say_the_new_one():
         attribution.at_layers(fn, IMAGE, 0, "gradient", [None], alpha=0.4)
     with pytest.raises(TypeError, match="lrp has no option 'rules'"):
         attribution.lrp(fn, IMAGE, 0, rules="gamma")
+
+
+def test_known_numbers_of_jax_are_options_inside_jit():
+    """Counts and constants that are jax scalars, but known, work where all else is traced."""
+    fn = lambda x: head(FIRST["pad"](x))
+    three, tiny, part = jnp.int32(3), jnp.float32(1e-6), jnp.float32(0.25)
+
+    def everything(x, a):
+        line = attribution.integrated_gradients(fn, x, 1, steps=three, batch_size=three)
+        lrp = attribution.lrp(fn, x, 1, rule="gamma", epsilon=tiny, gamma=part)
+        cam = attribution.split_cam(fn, x, 1, alpha=part)
+        curve = metrics.pixel_flipping(fn, x, 1, a, steps=three, features_in_step=three)
+        patches = metrics.selectivity(fn, x, 1, a, patch_size=three, patches_in_step=three)
+        return line, lrp, cam, curve.auc, patches.auc, metrics.area(curve.scores, three)
+
+    found = jax.eval_shape(everything, IMAGE, IMAGE[0])
+    # SplitCAM is read at the convolution, behind the pad.
+    assert [leaf.shape for leaf in found] == [(15, 20), (15, 20), (17, 22), (), (), ()]
+    for wrong in (dict(steps=0), dict(batch_size=0)):
+        with pytest.raises(ValueError, match="must be at least 1, got 0"):
+            attribution.integrated_gradients(fn, IMAGE, 1, **wrong)
+    with pytest.raises(TypeError, match="steps must be an integer that is known"):
+        jax.jit(lambda n: attribution.integrated_gradients(fn, IMAGE, 1, steps=n))(3)
+    less = jnp.float32(-1)
+    for name in ("epsilon", "gamma"):
+        with pytest.raises(ValueError, match=f"{name} must be >= 0"):
+            jax.eval_shape(lambda x, n=name: attribution.lrp(fn, x, 1, **{n: less}), IMAGE)
