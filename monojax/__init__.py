@@ -18,7 +18,8 @@ from monojax import (
 from monojax.base import registry as _registry
 from monojax.base.directions import check_directions
 from monojax.bilipschitz.conv import ConvBLNN
-from monojax.bilipschitz.dense import BLNN, PartialBLNN
+from monojax.bilipschitz.dense import BLNN
+from monojax.bilipschitz.partial import PartialBLNN
 from monojax.compact.contrastive import supcon_loss
 from monojax.groups import group_penalty, total_activation
 from monojax.penalties.gradient import monotonicity_penalty, value_and_penalty

@@ -6,16 +6,29 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from monojax.base.checks import is_concrete
 from monojax.conjugate.activations import as_activation
 from monojax.conjugate.solvers import Solver
 
 
+def known(value: Any) -> float | None:
+    """A number that can be read now, also inside `jax.jit`; None for a traced one or None."""
+    if value is None or not is_concrete(value):
+        return None
+    return float(np.asarray(value))
+
+
 def check_constants(alpha: Any, beta: Any) -> None:
     """Raises unless the concrete ones among them satisfy alpha >= 0 and beta > 0, finite."""
-    if isinstance(alpha, (int, float)) and not 0 <= alpha < math.inf:
+    for name, value in (("alpha", alpha), ("beta", beta)):
+        if np.shape(value) != ():
+            raise ValueError(f"{name} must be one number, got shape {np.shape(value)}.")
+    alpha, beta = known(alpha), known(beta)
+    if alpha is not None and not 0 <= alpha < math.inf:
         raise ValueError(f"alpha must be >= 0 and finite, got {alpha}.")
-    if isinstance(beta, (int, float)) and not 0 < beta < math.inf:
+    if beta is not None and not 0 < beta < math.inf:
         raise ValueError(
             f"beta must be > 0 and finite, got {beta}; the upper constant is alpha + beta."
         )
@@ -35,13 +48,6 @@ def check_solver(solver: Solver | None, activation: Any) -> Solver:
     return solver
 
 
-def over_batch(fn, *arrays: jax.Array):
-    """``fn`` of one example over all leading dimensions of ``arrays`` `[..., d_i]`."""
-    lead = arrays[0].shape[:-1]
-    out = jax.vmap(fn)(*(a.reshape(-1, a.shape[-1]) for a in arrays))
-    return jax.tree.map(lambda leaf: leaf.reshape(lead + leaf.shape[1:]), out)
-
-
 def check_input(x: Any, name: str, dim: int | None = None) -> jax.Array:
     """``x`` as a floating array `[..., d]` of the width the parameters are for."""
     x = jnp.asarray(x)
@@ -55,14 +61,14 @@ def check_input(x: Any, name: str, dim: int | None = None) -> jax.Array:
 
 
 def inverse_case(alpha: Any, activation: Any) -> tuple[bool, bool]:
-    """Whether the inverse is explicit (alpha = 0), and whether grad G has kinks.
+    """Whether alpha is known to be 0, and whether grad G has kinks.
 
     There grad G(w) is a set, of which autodiff returns one element; (y - w) / alpha is the one.
 
     Raises:
       ValueError: if both, so that there is no inverse.
     """
-    zero = isinstance(alpha, (int, float)) and alpha == 0
+    zero = known(alpha) == 0
     kinked = as_activation(activation).piecewise_linear
     if zero and kinked:
         raise ValueError(
@@ -78,7 +84,8 @@ class Constants(nn.Module):
     def _constant(self, name: str, value: float, trained: bool) -> Any:
         if not trained:
             return value
-        if value <= 0:
+        start = known(value)
+        if start is None or start <= 0:
             raise ValueError(f"a trained {name} must start > 0, got {value}.")
         log = self.param(f"log_{name}", lambda _: jnp.log(jnp.asarray(value, jnp.float32)))
         return jnp.exp(log)

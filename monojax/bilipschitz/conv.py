@@ -13,17 +13,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from monojax.base.renamed import renamed
 from monojax.bilipschitz.common import (
     Constants,
     check_constants,
     check_input,
     check_solver,
     inverse_case,
-    over_batch,
     sharpened,
 )
-from monojax.bilipschitz.record import Diagnostics, diagnostics_of, sow_record
-from monojax.conjugate.legendre import Conjugate, conjugate
+from monojax.bilipschitz.inner import Inner, fenchel_young, forward, inverse
+from monojax.bilipschitz.record import Diagnostics, sow_record, wants_record
+from monojax.conjugate.activations import softplus
 from monojax.conjugate.potentials import ContextPotential
 from monojax.conjugate.solvers import Solver
 from monojax.layers.convex import check_features
@@ -42,6 +43,7 @@ class _ImagePotential(ContextPotential):
         return params["weight"] * value + 0.5 * params["curvature"] * (w @ w)
 
 
+@renamed(pool="reduce")
 class ConvBLNN(Constants):
     r"""alpha-inverse-Lipschitz and (alpha + beta)-Lipschitz on images `[..., h, w, c]`.
 
@@ -62,7 +64,7 @@ class ConvBLNN(Constants):
       train_sharpness: as in :class:`monojax.BLNN`.
       weight_map: of the core's non-negative weights.
       z_init: of those weights.
-      pool: "sum" or "mean", as in :class:`monojax.layers.ConvICNN`.
+      reduce: "sum" or "mean", as in :class:`monojax.layers.ConvICNN`.
 
     Example:
       >>> net = ConvBLNN((8,), alpha=0.5, beta=2.0)
@@ -79,14 +81,14 @@ class ConvBLNN(Constants):
     beta: float
     kernel_size: int = 3
     strides: int | Sequence[int] = 1
-    activation: Any = "softplus"
+    activation: Any = softplus(10.0)
     solver: Solver | None = None
     train_alpha: bool = False
     train_beta: bool = False
     train_sharpness: bool = True
     weight_map: str = "clamp"
     z_init: Any = "glorot_normal"
-    pool: str = "sum"
+    reduce: str = "sum"
 
     def setup(self):
         """Checks the constants and makes the core."""
@@ -100,7 +102,7 @@ class ConvBLNN(Constants):
             self.activation,
             self.weight_map,
             self.z_init,
-            self.pool,
+            self.reduce,
         )
         self._alpha = self._constant("alpha", self.alpha, self.train_alpha)
         self._beta = self._constant("beta", self.beta, self.train_beta)
@@ -119,8 +121,10 @@ class ConvBLNN(Constants):
         """
         x, alpha, beta = self._prepare(x, "x", alpha, beta)
         if self.is_initializing():  # nothing to solve for the shapes of parameters
-            return alpha * x
-        return alpha * x + self._solve(x, 1.0, 1 / beta).argmax.reshape(x.shape)
+            return x
+        out, record = forward(self._inner(x), _flat(x), alpha, beta, wants_record(self))
+        sow_record(self, record)
+        return out.reshape(x.shape)
 
     def fenchel_young(
         self, x: jax.Array, targets: jax.Array, *, alpha: Any = None, beta: Any = None
@@ -143,16 +147,16 @@ class ConvBLNN(Constants):
         targets = check_input(targets, "targets")
         if targets.shape != x.shape:
             raise ValueError(f"targets must have x's shape {x.shape}, got {targets.shape}.")
-        y = _flat(targets - alpha * x)
-        potential, params = self._potential(x, 1.0, 1 / beta)
-        at_target = over_batch(lambda y: potential(params, y), y)
-        inner = jnp.sum(_flat(x) * y, axis=-1)
-        return at_target + self._solve(x, 1.0, 1 / beta).value - inner
+        loss, record = fenchel_young(
+            self._inner(x), _flat(x), _flat(targets), alpha, beta, wants_record(self)
+        )
+        sow_record(self, record)
+        return loss
 
     def diagnostics(self, x: jax.Array, *, alpha: Any = None, beta: Any = None) -> Diagnostics:
         """What the solver did for ``x`` `[..., h, w, c]`; fields `[...]`."""
-        x, _, beta = self._prepare(x, "x", alpha, beta)
-        return diagnostics_of(self._solve(x, 1.0, 1 / beta))
+        x, alpha, beta = self._prepare(x, "x", alpha, beta)
+        return forward(self._inner(x), _flat(x), alpha, beta, True)[1]
 
     def inverse(self, y: jax.Array, *, alpha: Any = None, beta: Any = None) -> jax.Array:
         """The x with f(x) = y, by the second problem of :meth:`monojax.BLNN.inverse`.
@@ -168,26 +172,27 @@ class ConvBLNN(Constants):
         Raises:
           ValueError: if alpha is 0 and the activation piecewise linear: f is not injective then.
         """
-        y, alpha, beta = self._prepare(y, "y", alpha, beta)
-        zero, kinked = inverse_case(alpha, self.activation)
-        w = _flat(y) if zero else self._solve(y, alpha, 1 + alpha / beta).argmax
-        if kinked:
-            return (y - w.reshape(y.shape)) / alpha
-        potential, params = self._potential(y, 1.0, 1 / beta)
-        return over_batch(lambda w: jax.grad(potential, 1)(params, w), w).reshape(y.shape)
+        return self._inverted(y, alpha, beta, wants_record(self))[0]
 
-    def inverse_diagnostics(self, y: jax.Array, *, alpha: Any = None, beta: Any = None):
-        """What the solver of :meth:`inverse` did for ``y``; needs alpha > 0.
+    def inverse_diagnostics(
+        self, y: jax.Array, *, alpha: Any = None, beta: Any = None
+    ) -> Diagnostics:
+        """What the solver of :meth:`inverse` did for ``y`` `[..., h, w, c]`; fields `[...]`.
 
-        ``error_bound`` is residual / alpha and bounds the error of the inverse.
+        ``residual`` is that of the second problem, and ``error_bound`` bounds the error of what
+        :meth:`inverse` returns.
         """
+        return self._inverted(y, alpha, beta, True)[1]
+
+    def _inverted(self, y: Any, alpha: Any, beta: Any, wanted: bool):
         y, alpha, beta = self._prepare(y, "y", alpha, beta)
-        record = diagnostics_of(self._solve(y, alpha, 1 + alpha / beta))
-        # The x returned is grad G(w), and f there is y - residual.
-        return record._replace(error_bound=record.residual / alpha)
+        case = inverse_case(alpha, self.activation)
+        x, record = inverse(self._inner(y), _flat(y), alpha, beta, case, wanted)
+        sow_record(self, record)
+        return x.reshape(y.shape), record
 
     def bounds(self) -> tuple[Any, Any]:
-        """Certified ``(smallest, largest)`` slope: alpha and alpha + beta."""
+        """Certified ``(smallest, largest)`` slope, Euclidean norm of the image."""
         return self._alpha, self._alpha + self._beta
 
     def _prepare(self, x: Any, name: str, alpha: Any, beta: Any):
@@ -204,20 +209,11 @@ class ConvBLNN(Constants):
             self._beta if beta is None else beta,
         )
 
-    def _potential(self, x: jax.Array, weight: Any, curvature: Any):
-        """G and its parameters, for images of the shape of ``x``."""
-        params = {
-            "core": sharpened(self.core.variables["params"], self._sharpness),
-            "weight": jnp.asarray(weight / self._sharpness, x.dtype),
-            "curvature": jnp.asarray(curvature, x.dtype),
-        }
-        return _ImagePotential(self.core.clone(parent=None, name=None), x.shape[-3:]), params
-
-    def _solve(self, x: jax.Array, weight: Any, curvature: Any) -> Conjugate:
-        potential, params = self._potential(x, weight, curvature)
-        result = over_batch(lambda x: conjugate(potential, params, x, self._checked), _flat(x))
-        sow_record(self, result)
-        return result
+    def _inner(self, x: jax.Array) -> Inner:
+        """The problem for images of the shape of ``x``."""
+        potential = _ImagePotential(self.core.clone(parent=None, name=None), x.shape[-3:])
+        core = sharpened(self.core.variables["params"], self._sharpness)
+        return Inner(potential, self._checked, core, self._sharpness)
 
 
 def _flat(x: jax.Array) -> jax.Array:

@@ -11,8 +11,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from monojax.conjugate.legendre import Conjugate
-
 COLLECTION = "diagnostics"
 """Name of the linen collection."""
 
@@ -23,26 +21,28 @@ class Diagnostics(NamedTuple):
     steps: jax.Array
     """int: steps of the inner loop."""
     residual: jax.Array
-    """Norm of x - grad G(y)."""
+    """Norm of what the inner equation misses at the solution, and what rounding may hide of it."""
     converged: jax.Array
     """bool: the residual met the solver's tolerance."""
     curvature: jax.Array
-    """Smallest secant curvature of G met; below 1 / beta the core is not convex."""
+    """Smallest secant curvature of the inner problem met; below its promised strong convexity
+    (1 / beta in the call) the core is not convex."""
     error_bound: jax.Array
-    """beta * residual, which bounds the error of f in the Euclidean norm up to rounding; for an
-    inverse, residual / alpha, which bounds the inverse's."""
+    """Bounds the error of what the network returns, in the Euclidean norm: beta * residual in the
+    call, as told there for an inverse, and the rounding of the last sum."""
+    jacobian_error: jax.Array
+    """Share of the inner problem's largest slope (beta in the call) by which rounding may change
+    the Jacobian. Where it is above 1e-3, use float64 for derivatives."""
 
 
-def diagnostics_of(result: Conjugate) -> Diagnostics:
-    """The record in a batch of results, without value and argmax."""
-    return Diagnostics(
-        result.steps, result.residual, result.converged, result.curvature, result.error_bound
-    )
+def wants_record(module: nn.Module) -> bool:
+    """Whether the caller made the collection mutable."""
+    return not module.is_initializing() and module.is_mutable_collection(COLLECTION)
 
 
-def sow_record(module: nn.Module, result: Conjugate) -> None:
+def sow_record(module: nn.Module, result: Diagnostics | None) -> None:
     """Adds a batch of solves to ``module``'s part of the collection, if that is mutable."""
-    if module.is_initializing() or not module.is_mutable_collection(COLLECTION):
+    if result is None or not wants_record(module):
         return
     count = jnp.sum(~result.converged, dtype=jnp.int32)
     worst = jnp.max(result.residual, initial=0.0)  # NaN stays NaN

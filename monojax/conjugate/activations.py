@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from monojax.base.checks import choose
+
 Elementwise = Callable[[jax.Array], jax.Array]
 
 
@@ -23,7 +25,8 @@ class Activation:
       curvature_bound: largest second derivative; inf if it has none, None if not known.
       slopes: map to ``(g', g'')``; None differentiates ``function``.
       piecewise_linear: whether the second derivative is 0 wherever it exists.
-      name: for messages.
+      name: for messages only.
+      lower_bound: a number that no value is below; None if not known.
     """
 
     function: Elementwise
@@ -32,6 +35,7 @@ class Activation:
     slopes: Callable[[jax.Array], tuple[jax.Array, jax.Array]] | None = None
     piecewise_linear: bool = False
     name: str = "custom"
+    lower_bound: float | None = None
 
     def __call__(self, a: jax.Array) -> jax.Array:
         """Applies the function to an array of any shape."""
@@ -84,7 +88,7 @@ class SoftplusSlopes:
         return value, first, self.sharpness * small * share * share
 
 
-def softplus(sharpness: float = 10.0) -> Activation:
+def softplus(sharpness: float) -> Activation:
     r"""Softplus :math:`\log(1 + e^{\tau t})/\tau`; curvature at most :math:`\tau/4`.
 
     Args:
@@ -109,6 +113,7 @@ def _make_softplus(sharpness: float) -> Activation:
         curvature_bound=sharpness / 4,
         slopes=SoftplusSlopes(sharpness),
         name=f"softplus({sharpness:g})",
+        lower_bound=0.0,
     )
 
 
@@ -117,18 +122,18 @@ def squared_relu(a: jax.Array) -> jax.Array:
     return jnp.square(jax.nn.relu(a))
 
 
-RELU = Activation(jax.nn.relu, 1.0, math.inf, piecewise_linear=True, name="relu")
-ELU = Activation(jax.nn.elu, 1.0, 1.0, name="elu")
-SQUARED_RELU = Activation(squared_relu, math.inf, 2.0, name="squared_relu")
-_NAMED = {"relu": RELU, "elu": ELU, "squared_relu": SQUARED_RELU}
+RELU = Activation(jax.nn.relu, 1.0, math.inf, piecewise_linear=True, name="relu", lower_bound=0.0)
+ELU = Activation(jax.nn.elu, 1.0, 1.0, name="elu", lower_bound=-1.0)
+SQUARED_RELU = Activation(squared_relu, math.inf, 2.0, name="squared_relu", lower_bound=0.0)
+_NAMED = {"softplus": softplus(1.0), "relu": RELU, "elu": ELU, "squared_relu": SQUARED_RELU}
 
 
 def as_activation(activation: Any) -> Activation:
     """Turns a name or a callable into an :class:`Activation`.
 
     Args:
-      activation: an Activation; "softplus" (sharpness 10), "relu", "elu", "squared_relu"; or an
-        elementwise callable. `jax.nn.softplus` (sharpness 1), `jax.nn.relu` and `jax.nn.elu` are
+      activation: an Activation; "softplus" (sharpness 1), "relu", "elu", "squared_relu"; or an
+        elementwise callable. `jax.nn.softplus`, `jax.nn.relu` and `jax.nn.elu` are
         recognised; others have no known constants, and are tested on a grid for being convex,
         non-decreasing and not piecewise linear.
 
@@ -141,15 +146,8 @@ def as_activation(activation: Any) -> Activation:
     """
     if isinstance(activation, Activation):
         return activation
-    if activation == "softplus":
-        return softplus()
     if isinstance(activation, str):
-        if activation not in _NAMED:
-            raise ValueError(
-                f"activation must be 'softplus', {', '.join(map(repr, _NAMED))}, "
-                f"softplus(tau) or a callable, got {activation!r}."
-            )
-        return _NAMED[activation]
+        return choose("activation", activation, _NAMED)
     if activation is jax.nn.softplus:
         return softplus(1.0)
     for known in (RELU, ELU):

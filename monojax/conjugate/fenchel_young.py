@@ -19,12 +19,17 @@ from typing import Any
 
 import jax
 
-from monojax.conjugate.legendre import Potential, conjugate
+from monojax.conjugate.legendre import Fn, conjugate, widened
+from monojax.conjugate.potentials import Potential, as_potential
 from monojax.conjugate.solvers import Solver
 
 
 def fenchel_young_loss(
-    potential: Potential, params: Any, x: jax.Array, y: jax.Array, solver: Solver | None = None
+    potential: Fn | Potential,
+    params: Any,
+    x: jax.Array,
+    y: jax.Array,
+    solver: Solver | None = None,
 ) -> jax.Array:
     r"""The Fenchel-Young loss of one example; trains ``conjugate(...).argmax`` towards ``y``.
 
@@ -56,4 +61,7 @@ def fenchel_young_loss(
     """
     if x.shape != y.shape:
         raise ValueError(f"x and y must have one shape [d], got {x.shape} and {y.shape}.")
-    return potential(params, y) + conjugate(potential, params, x, solver).value - x @ y
+    given = x.dtype
+    params, x, y = widened(params, x, y)
+    at_target = as_potential(potential)(params, y)
+    return (at_target + conjugate(potential, params, x, solver).value - x @ y).astype(given)

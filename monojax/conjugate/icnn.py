@@ -15,13 +15,16 @@ Parameters are a dict: ``y_kernel_i`` `[d, h_i]`, ``bias_i`` `[h_i]` for i = 0..
 """
 
 import dataclasses
+import functools
+import operator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from monojax.conjugate.activations import Activation
-from monojax.conjugate.newton import conjugate_gradients, dense_solve
+from monojax.conjugate.constants import by_rows, certified
 
 WEIGHT_MAPS = {
     "clamp": lambda w: jnp.maximum(w, 0),
@@ -31,12 +34,6 @@ WEIGHT_MAPS = {
     "projected": lambda w: w,
 }
 """How raw weights become non-negative; "projected" trusts the caller to clamp them itself."""
-
-CG_FROM = 24
-"""Unknowns from which systems with the structured Hessian are solved by conjugate gradients."""
-
-START_LIMIT = 160
-"""Most unknowns for which the start factorises the Hessian at 0."""
 
 Params = dict[str, jax.Array]
 
@@ -51,8 +48,8 @@ class Terms(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class ICNN:
-    """The shape of one network's maths: activation, weight map, and whether F = g(a_k) or a_k."""
+class ICNNPotential:
+    """F as a function of its parameters: activation, weight map, and whether F = g(a_k) or a_k."""
 
     activation: Activation
     weight_map: str = "clamp"
@@ -107,13 +104,45 @@ class ICNN:
     def hessian_at(self, params: Params, terms: Terms) -> jax.Array:
         """The Hessian of F `[d, d]` where :meth:`expand` gave ``terms``."""
         # One row per direction: under vmap the products by wz are then one large product.
-        layers, (slopes, weights) = self.layers(params), terms
-        moved = layers[0][1].T
-        out = (moved * weights[0]) @ moved.T
-        for i, (wz, wy, _) in enumerate(layers[1:], start=1):
-            moved = (moved * slopes[i - 1]) @ wz.T + wy.T
-            out = out + (moved * weights[i]) @ moved.T
+        parts = self._jacobians(params, terms)
+        return functools.reduce(operator.add, ((j * w) @ j.T for j, w in parts))
+
+    def _jacobians(self, params: Params, terms: Terms) -> list[tuple[jax.Array, jax.Array]]:
+        """Per layer the Jacobian of the units, transposed `[d, h]`, and their weights `[1, h]`."""
+        slopes, weights = terms
+        moved, out = None, []
+        for i, (wz, wy, _) in enumerate(self.layers(params)):
+            moved = wy.T if moved is None else (moved * slopes[i - 1][None, :]) @ wz.T + wy.T
+            out.append((moved, weights[i][None, :]))
         return out
+
+    def factor_at(self, params: Params, terms: Terms) -> jax.Array:
+        """B `[units, d]` with B'B the Hessian, where :meth:`expand` gave ``terms``."""
+        parts = self._jacobians(params, terms)
+        return jnp.concatenate([j * jnp.sqrt(jnp.maximum(w, 0)) for j, w in parts], axis=1).T
+
+    def products_at(self, params: Params, terms: Terms):
+        """The two maps of :meth:`factor_at`: v `[d]` to B v `[units]`, and w to B'w `[d]`."""
+        layers, (slopes, weights) = self.layers(params), terms
+        roots = [jnp.sqrt(jnp.maximum(w, 0)) for w in weights]
+        ends = np.cumsum([w.shape[0] for w in weights])[:-1]
+
+        def forward(v: jax.Array) -> jax.Array:
+            moved = [layers[0][1] @ v]
+            for i, (wz, wy, _) in enumerate(layers[1:], start=1):
+                moved.append(wz @ (slopes[i - 1] * moved[-1]) + wy @ v)
+            return jnp.concatenate([r * m for r, m in zip(roots, moved, strict=True)])
+
+        def backward(u: jax.Array) -> jax.Array:
+            parts = jnp.split(u, ends)
+            back = roots[-1] * parts[-1]
+            out = layers[-1][1].T @ back
+            for i in range(len(layers) - 1, 0, -1):
+                back = slopes[i - 1] * (layers[i][0].T @ back) + roots[i - 1] * parts[i - 1]
+                out = out + layers[i - 1][1].T @ back
+            return out
+
+        return forward, backward
 
     def hvp_at(self, params: Params, terms: Terms):
         """Map of vectors `[d]` to the Hessian times them, where ``expand`` gave ``terms``."""
@@ -141,83 +170,19 @@ class ICNN:
         return self.hvp_at(params, self.expand(params, y)[2])
 
     def bounds(self, params: Params) -> tuple[jax.Array, jax.Array]:
-        r"""Certified ``(lipschitz, smoothness)`` of F in the Euclidean norm, each `[]`.
-
-        With :math:`g' \in [0, s]`, :math:`g'' \le c` and
-        :math:`D_k = 1,\ D_i = s {W^z_i}^\top D_{i+1} \ge \delta_i`, the formula of the Hessian
-        gives :math:`\|\nabla^2 F\| \le c \sum_i \|D_i^{1/2} J_i\|^2`. Three bounds hold for each
-        norm, for any diagonal R such as :math:`D_i^{1/2}`, and the smallest is taken:
-
-        - rows: :math:`\|RJ_i\|^2 \le \sum_j R_j^2 \ell_{ij}^2`, where
-          :math:`\ell_{i+1} = s W^z_i \ell_i + \mathrm{rownorm}(W^y_{i+1})` bounds the row norms;
-        - triangle: :math:`\|RJ_{i+1}\| \le s\|RW^z_i\|\,\|J_i\| + \|RW^y_{i+1}\|`;
-        - centred: write :math:`\mathrm{diag}(g') = \tfrac s2 I + \tfrac s2 T,\ \|T\| \le 1`, and
-          :math:`C_{i+1} = \tfrac s2 W^z_i C_i + W^y_{i+1}`. Then :math:`J_{i+1} - C_{i+1} =
-          W^z_i\,\mathrm{diag}(g')(J_i - C_i) + \tfrac s2 W^z_i T C_i`, so
-          :math:`\|RJ_{i+1}\| \le \|RC_{i+1}\| + \|RW^z_i\|(s\|J_i - C_i\| + \tfrac s2\|C_i\|)`.
-
-        The gradient is :math:`g'(a_k) J_k`, so s times the bound of the last row is the Lipschitz
-        constant. The rows-only recursion of curvatures (``product_bound``) is never smaller than
-        the first choice, hence than this.
+        """Certified ``(lipschitz, smoothness)`` of F, see `monojax.conjugate.constants`.
 
         Returns:
-          Two scalars, differentiable in ``params``; inf for relu's smoothness.
+          Two scalars `[]`, differentiable in ``params``; inf where the activation has no bound.
 
         Raises:
           ValueError: if the activation's constants are not known.
         """
-        s, c = self._known_constants()
-        layers = self.layers(params)
-        caps = [jnp.ones((1,), layers[-1][1].dtype)]
-        for wz, _, _ in layers[:0:-1]:
-            # The last layer's slope is 1 when the output is linear.
-            slope = s if (self.activate_output or len(caps) > 1) else 1.0
-            caps.insert(0, slope * (wz.T @ caps[0]))
-        zero = jnp.zeros((), layers[0][1].dtype)
-        rows, centre, gap, norm = zero, zero, zero, zero
-        total = zero
-        for i, ((wz, wy, _), cap) in enumerate(zip(layers, caps, strict=True)):
-            # Units cut off by the clamp have cap 0, where a square root has no derivative.
-            root = jnp.where(cap > 0, jnp.sqrt(jnp.where(cap > 0, cap, 1)), 0)[:, None]
-            if wz is None:
-                rows, centre = jnp.linalg.norm(wy, axis=1), wy
-                weighted, gap, norm = _spectral(root * wy), zero, _spectral(wy)
-            else:
-                size, middle = _spectral(centre), s / 2 * (wz @ centre) + wy
-                spread = s * gap + s / 2 * size
-                rows = s * (wz @ rows) + jnp.linalg.norm(wy, axis=1)
-
-                def least(r, wz=wz, wy=wy, rows=rows, spread=spread, middle=middle, norm=norm):
-                    return jnp.minimum(
-                        jnp.minimum(
-                            jnp.linalg.norm(r[:, 0] * rows),
-                            s * _spectral(r * wz) * norm + _spectral(r * wy),
-                        ),
-                        _spectral(r * middle) + _spectral(r * wz) * spread,
-                    )
-
-                weighted, norm = least(root), least(jnp.ones_like(root))
-                gap, centre = _spectral(wz) * spread, middle
-            if i < len(layers) - 1 or self.activate_output:
-                total = total + c * jnp.square(weighted)
-        lipschitz = (s if self.activate_output else 1.0) * norm
-        return lipschitz, total
+        return certified(self.layers(params), *self._known_constants(), self.activate_output)
 
     def product_bound(self, params: Params) -> tuple[jax.Array, jax.Array]:
-        r"""The looser ``(lipschitz, smoothness)`` by row norms alone, each `[]`.
-
-        :math:`m_{i+1} = s W^z_i m_i + c\,\ell_{i+1}^2`, elementwise.
-        """
-        s, c = self._known_constants()
-        rows = curvature = jnp.zeros(())
-        for wz, wy, _ in self.layers(params):
-            own = jnp.linalg.norm(wy, axis=1)
-            carried = 0.0 if wz is None else s * (wz @ curvature)
-            rows = own if wz is None else s * (wz @ rows) + own
-            curvature = carried + c * jnp.square(rows)
-        if not self.activate_output:
-            return rows[0], curvature[0] - c * jnp.square(rows[0])
-        return s * rows[0], s * (curvature[0] - c * rows[0] ** 2) + c * rows[0] ** 2
+        """The looser ``(lipschitz, smoothness)`` by row norms alone, each `[]`."""
+        return by_rows(self.layers(params), *self._known_constants(), self.activate_output)
 
     def _known_constants(self) -> tuple[float, float]:
         """Slope and curvature bound of the activation, or an error that says what to do."""
@@ -228,12 +193,6 @@ class ICNN:
                 "known; wrap it in monojax.conjugate.Activation with both, or use softplus(tau)."
             )
         return s, c
-
-
-def _spectral(matrix: jax.Array) -> jax.Array:
-    """Largest singular value, `[]`, with the derivative u v' (finite for any rank)."""
-    u, _, vt = jnp.linalg.svd(jax.lax.stop_gradient(matrix), full_matrices=False)
-    return u[:, 0] @ matrix @ vt[0]
 
 
 def orthonormal(columns: jax.Array) -> jax.Array:
@@ -253,97 +212,3 @@ def orthonormal(columns: jax.Array) -> jax.Array:
     # A comparison with NaN is False, so a failed factorisation falls back too.
     good = jnp.all(jnp.abs(basis.T @ basis - eye) <= 50 * jnp.finfo(columns.dtype).eps)
     return jax.lax.cond(good, lambda: basis, lambda: jnp.linalg.qr(columns)[0])
-
-
-@dataclasses.dataclass(frozen=True)
-class ScaledICNN:
-    r"""The potential :math:`G(y) = w F(y) + \tfrac{c}{2}\|y\|^2` with all that the solver can use.
-
-    Parameters: ``{"core": params of F, "weight": w [] >= 0, "curvature": c [] > 0}``.
-    """
-
-    net: ICNN
-
-    @property
-    def piecewise_linear(self) -> bool:
-        """Whether the implicit rule is wrong for it."""
-        return self.net.activation.piecewise_linear
-
-    def __call__(self, params: Any, y: jax.Array) -> jax.Array:
-        """G(y) `[]` at one point `[d]`."""
-        return params["weight"] * self.net.value(params["core"], y) + (
-            0.5 * params["curvature"] * (y @ y)
-        )
-
-    def strong_convexity(self, params: Any) -> jax.Array:
-        """The curvature c `[]`."""
-        return params["curvature"]
-
-    def smoothness(self, params: Any) -> jax.Array:
-        """Certified bound `[]` on the largest curvature of G."""
-        return params["weight"] * self.net.bounds(params["core"])[1] + params["curvature"]
-
-    def start(self, params: Any, x: jax.Array) -> jax.Array:
-        """x / c, the solution for F = 0, which is never farther off than ||grad F|| / c."""
-        return x / params["curvature"]
-
-    def newton_start(self, params: Any, x: jax.Array) -> jax.Array:
-        r"""The Newton step from 0, or x / c in more than ``START_LIMIT`` dimensions.
-
-        The Hessian at 0 does not depend on x: under `jax.vmap` it is factorised once for a batch.
-        x / c is often far out, where F is almost linear and its curvature misleads Newton.
-        """
-        if x.shape[0] > START_LIMIT:
-            return self.start(params, x)
-        _, slope, terms = self.expand(params, jnp.zeros_like(x))
-        return dense_solve(self.hessian_at(params, terms), x - slope)
-
-    def expand(self, params: Any, y: jax.Array) -> tuple[jax.Array, jax.Array, Terms]:
-        """G `[]`, its gradient `[d]`, and what its Hessian is made of, in one pass."""
-        weight, c = params["weight"], params["curvature"]
-        value, gradient, terms = self.net.expand(params["core"], y)
-        return weight * value + 0.5 * c * (y @ y), weight * gradient + c * y, terms
-
-    def hessian_at(self, params: Any, terms: Terms) -> jax.Array:
-        """Hessian of G `[d, d]` where :meth:`expand` gave ``terms``."""
-        out = params["weight"] * self.net.hessian_at(params["core"], terms)
-        return out + params["curvature"] * jnp.eye(out.shape[0], dtype=out.dtype)
-
-    def hvp_at(self, params: Any, terms: Terms):
-        """Map of vectors `[d]` to the Hessian of G times them, where ``expand`` gave ``terms``."""
-        product = self.net.hvp_at(params["core"], terms)
-        return lambda v: params["weight"] * product(v) + params["curvature"] * v
-
-    def hessian(self, params: Any, y: jax.Array) -> jax.Array:
-        """Hessian of G, `[d, d]`."""
-        return self.hessian_at(params, self.expand(params, y)[2])
-
-    def hvp(self, params: Any, y: jax.Array):
-        """Map of vectors `[d]` to the Hessian of G at ``y`` times them."""
-        return self.hvp_at(params, self.expand(params, y)[2])
-
-    def hessian_solve(self, params: Any, y: jax.Array, b: jax.Array) -> jax.Array:
-        """Hessian of G inverse times ``b``, `[d]`."""
-        dim = y.shape[0]
-        if dim < CG_FROM:
-            return dense_solve(self.hessian(params, y), b)
-        tolerance = 1e-12 if y.dtype == jnp.float64 else 1e-6
-        return conjugate_gradients(self.hvp(params, y), b, tolerance, 4 * dim)
-
-    def restrict(self, params: Any, x: jax.Array):
-        """The same problem in as many unknowns as F has units, if those are fewer than d.
-
-        grad F lies in the span of the rows of the input weights; off that span y = x / c. With Q an
-        orthonormal basis of the span, y = Q u + (x - Q Q' x) / c and F(y) = F(Q u): the rest of y
-        is orthogonal to every row.
-        """
-        core, dim = params["core"], x.shape[0]
-        names = [name for name in core if name.startswith("y_kernel_")]
-        rows = jnp.concatenate([core[name] for name in names], axis=1)
-        if rows.shape[1] >= dim:
-            return self, params, x, lambda u: u
-        basis = orthonormal(rows)
-        small = {**core, **{name: basis.T @ core[name] for name in names}}
-        inside = basis.T @ x
-        outside = (x - basis @ inside) / params["curvature"]
-        return self, {**params, "core": small}, inside, lambda u: basis @ u + outside

@@ -15,35 +15,44 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from monojax.conjugate.newton import Model, conjugate_gradients, dense_solve, plain_model
-from monojax.conjugate.solvers import DENSE_LIMIT, Solution, Solver, minimise
+from monojax.conjugate.loop import Solution, minimise
+from monojax.conjugate.measure import largest_curvature, measure
+from monojax.conjugate.newton import Model
+from monojax.conjugate.potentials import Potential, as_potential
+from monojax.conjugate.solvers import Solver
 
-Potential = Callable[[Any, jax.Array], jax.Array]
+Fn = Callable[[Any, jax.Array], jax.Array]
 
 
 class Conjugate(NamedTuple):
-    """A conjugate at one example, and what happened on the way."""
+    """A conjugate at one example, and what happened on the way.
+
+    The record is that of the solve, in at least float32 and before a cast to the dtype of x.
+    """
 
     value: jax.Array
     """`[]`: the conjugate at x."""
     argmax: jax.Array
     """`[d]`: the maximiser, which is the gradient of the conjugate."""
     residual: jax.Array
-    """`[]`: norm of x - grad G(argmax)."""
+    """`[]`: norm of x - grad G(argmax) on the full problem, plus what rounding may hide of it."""
     steps: jax.Array
     """`[]` int: steps of the inner loop."""
     converged: jax.Array
     """`[]` bool: the residual met the tolerance. Derivatives are meaningful only then."""
     curvature: jax.Array
-    """`[]`: smallest secant curvature of G met on the way; inf if no step was needed."""
+    """`[]`: smallest secant curvature of G met on the way, with an allowance for rounding; inf if
+    no step was needed."""
     error_bound: jax.Array
-    """`[]`: residual / strong_convexity, which bounds the error of argmax; inf if not known."""
+    """`[]`: bounds the error of argmax, by residual / strong_convexity; inf if not known."""
+    jacobian_error: jax.Array
+    """`[]`: share of 1 / strong_convexity by which rounding may change the Jacobian of argmax; inf
+    if not known."""
 
 
 def conjugate(
-    potential: Potential,
+    potential: Fn | Potential,
     params: Any,
     x: jax.Array,
     solver: Solver | None = None,
@@ -56,20 +65,12 @@ def conjugate(
     (the implicit rule); the other fields are a record and have no derivative. The gradient of
     ``value`` in x is ``argmax``. Where ``converged`` is False nothing is exact: look at it.
 
-    A potential may be an object with more than ``__call__``; each of these is used if present:
-    ``strong_convexity(params) -> []`` and ``smoothness(params) -> []`` (bounds on the eigenvalues
-    of its Hessian), ``start(params, x) -> [d]``, ``newton_start(params, x) -> [d]`` (for methods
-    with a line search; need not be differentiable), ``hessian(params, y) -> [d, d]``,
-    ``hvp(params, y) -> (v -> [d])``, ``hessian_solve(params, y, b) -> [d]``,
-    ``expand(params, y) -> (value, gradient, terms)`` with ``hessian_at(params, terms) -> [d, d]``
-    and ``hvp_at(params, terms) -> (v -> [d])`` (the same curvature from work already done),
-    ``restrict(params, x) -> (potential, params, x, lift)`` (the same problem in fewer unknowns u,
-    with y = lift(u)), and ``piecewise_linear: bool`` (a kinked gradient: no implicit rule).
-    It must be hashable and close over no traced array: parameters are an argument.
+    Everything is computed in the widest dtype among ``params``, ``x`` and float32, and cast back.
 
     Args:
       potential: ``potential(params, y[d]) -> []``, convex in y; twice differentiable for the
-        implicit rule and for Newton.
+        implicit rule and for Newton. It must be hashable and close over no traced array. A
+        :class:`Potential` can offer more: constants, a start, its curvature.
       params: pytree, the first argument of ``potential``.
       x: one point, floating, shape `[d]`; use `jax.vmap` for a batch.
       solver: see :class:`Solver`; None means ``Solver()``.
@@ -91,83 +92,25 @@ def conjugate(
     solver = Solver() if solver is None else solver
     if not isinstance(solver, Solver):
         raise TypeError(f"solver must be a monojax.conjugate.Solver, got {type(solver).__name__}.")
-    x = _check_point(potential, params, x, start)
-    solution = _solve(potential, params, x, solver, start)
-    if solver.differentiation == "unrolled":
-        argmax = solution.argmax
-        value = x @ argmax - potential(params, argmax)
-    else:
-        argmax = _implicit_argmax(potential, params, x, solution.argmax)
-        value = _envelope_value(potential, params, x, solution.argmax)
-    record = jax.lax.stop_gradient(solution)
-    mu = _offered(potential, "strong_convexity", params)
-    mu = solver.strong_convexity if mu is None else mu
-    bound = jnp.full_like(record.residual, jnp.inf) if mu is None else record.residual / mu
-    return Conjugate(
-        value=value,
-        argmax=argmax,
-        residual=record.residual,
-        steps=record.steps,
-        converged=record.converged,
-        curvature=record.curvature,
-        error_bound=jax.lax.stop_gradient(bound),
-    )
+    potential = as_potential(potential)
+    x = _check_point(x, start)
+    given = x.dtype
+    params, x, start = widened(params, x, start)
+    _check_scalar(potential, params, x)
+    # Reduced precision of products, as accelerators have by default, ends far above tolerance.
+    with jax.default_matmul_precision("highest"):
+        solution = _solve(potential, params, x, solver, start)
+        if solver.differentiation == "unrolled":
+            argmax = solution.argmax
+            value = x @ argmax - potential(params, argmax)
+        else:
+            argmax = _implicit_argmax(potential, params, x, solution.argmax)
+            value = _envelope_value(potential, params, x, solution.argmax)
+        return _recorded(potential, params, x, solver, solution, value, argmax, given)
 
 
-class Report(NamedTuple):
-    """Python numbers over a batch of results: see :func:`report`."""
-
-    examples: int
-    """Number of examples."""
-    unsolved: int
-    """Examples that did not meet the tolerance: step limit, stalled, unbounded, or NaN."""
-    not_finite: int
-    """Examples whose residual is NaN or infinite."""
-    not_convex: int
-    """Examples that met a curvature below the promised strong convexity, or <= 0."""
-    worst_residual: float
-    """Largest finite residual; NaN if there is none."""
-    most_steps: int
-    """Largest number of steps."""
-
-    @property
-    def ok(self) -> bool:
-        """Whether every example converged and none refuted strong convexity."""
-        return self.unsolved == 0 and self.not_convex == 0
-
-
-def report(result: Any, strong_convexity: float | None = None) -> Report:
-    """Counts what went wrong in a batch of results; for logs and warnings, outside `jit`.
-
-    Args:
-      result: anything with concrete ``residual``, ``steps``, ``converged`` and ``curvature`` of
-        one shape, such as a vmapped :class:`Conjugate` or ``BLNN.diagnostics``.
-      strong_convexity: the constant promised for the potential; None asks for > 0 only.
-
-    Returns:
-      Report. Curvature is measured on the steps taken: it refutes convexity, never proves it.
-    """
-    residual, steps, converged, curvature = (
-        np.asarray(getattr(result, name)).ravel()
-        for name in ("residual", "steps", "converged", "curvature")
-    )
-    finite = np.isfinite(residual)
-    low = curvature <= 0
-    if strong_convexity is not None:
-        # Secants of float32 gradients over steps above sqrt(eps) carry about 1% of rounding.
-        low = curvature < 0.98 * strong_convexity
-    return Report(
-        examples=residual.size,
-        unsolved=int((~converged).sum()),
-        not_finite=int((~finite).sum()),
-        not_convex=int(low.sum()),
-        worst_residual=float(residual[finite].max()) if finite.any() else float("nan"),
-        most_steps=int(steps.max()) if steps.size else 0,
-    )
-
-
-def _check_point(potential: Potential, params: Any, x: Any, start: Any) -> jax.Array:
-    """``x`` as an array `[d]`, after the checks of :func:`conjugate`."""
+def _check_point(x: Any, start: Any) -> jax.Array:
+    """``x`` as an array `[d]`."""
     x = jnp.asarray(x)
     if x.ndim != 1 or x.shape[0] == 0:
         raise ValueError(
@@ -177,75 +120,120 @@ def _check_point(potential: Potential, params: Any, x: Any, start: Any) -> jax.A
         raise TypeError(f"x must be floating point, got {x.dtype}.")
     if start is not None and jnp.shape(start) != x.shape:
         raise ValueError(f"start must have the shape of x, {x.shape}, got {jnp.shape(start)}.")
+    return x
+
+
+def _check_scalar(potential: Potential, params: Any, x: jax.Array) -> None:
     out = jax.eval_shape(potential, params, x)
     if getattr(out, "shape", None) != ():
         found = jax.tree.map(lambda leaf: leaf.shape, out)
         raise ValueError(f"potential(params, y) must be a scalar [] for y {x.shape}, got {found}.")
-    return x
 
 
-def _offered(potential: Potential, name: str, *args: Any) -> Any:
-    """``potential.name(*args)`` if the potential has such a method, else None."""
-    method = getattr(potential, name, None)
-    return None if method is None else method(*args)
+def solve_dtype(params: Any, x: jax.Array) -> Any:
+    """The dtype of a solve: the widest of ``x``, the floating ``params`` and float32."""
+    leaves = [leaf for leaf in jax.tree.leaves(params) if hasattr(leaf, "dtype")]
+    floating = [leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.result_type(x.dtype, jnp.float32, *floating)
+
+
+def widened(params: Any, x: jax.Array, start: Any) -> tuple[Any, jax.Array, Any]:
+    """All three in the dtype of the solve; integers stay."""
+    dtype = solve_dtype(params, x)
+
+    def cast(leaf):
+        leaf = jnp.asarray(leaf)
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    start = None if start is None else jnp.asarray(start, dtype)
+    return jax.tree.map(cast, params), x.astype(dtype), start
+
+
+def _recorded(potential, params, x, solver, solution, value, argmax, given) -> Conjugate:
+    """The result in the dtype that was given, with the record of the full problem."""
+    found = measure(potential, params, x, solution.argmax)
+    threshold = jax.lax.stop_gradient(solver.threshold(x))
+    known = jnp.isfinite(found.residual) & jnp.isfinite(threshold)
+    mu = potential.strong_convexity(params)
+    mu = solver.strong_convexity if mu is None else mu
+    bound = lost = jnp.full_like(found.residual, jnp.inf)
+    if mu is not None:
+        # The cast rounds every entry once more.
+        cast = 0.0 if given == x.dtype else jnp.finfo(given).eps * jnp.linalg.norm(solution.argmax)
+        bound = found.residual / mu + cast
+        lost = _lost_of_jacobian(potential, params, solution.argmax, mu)
+    bound, lost = jax.lax.stop_gradient((bound, lost))
+    return Conjugate(
+        value=value.astype(given),
+        argmax=argmax.astype(given),
+        residual=found.residual,
+        steps=jax.lax.stop_gradient(solution.steps),
+        converged=known & (found.residual <= threshold),
+        curvature=jax.lax.stop_gradient(solution.curvature),
+        error_bound=bound,
+        jacobian_error=lost,
+    )
+
+
+def _lost_of_jacobian(potential, params, y, mu) -> jax.Array:
+    """eps times the condition number, or its root where the solve works on factors."""
+    y = jax.lax.stop_gradient(y)
+    condition = largest_curvature(potential, params, y) / mu
+    condition = jnp.sqrt(condition) if potential.keeps_curvature else condition
+    return 4 * jnp.finfo(y.dtype).eps * condition
 
 
 def _solve(potential: Potential, params: Any, x: jax.Array, solver: Solver, start: Any) -> Solution:
     """Runs the inner loop; for the implicit rule nothing in it is differentiated."""
-    kinked = getattr(potential, "piecewise_linear", False)
-    if solver.differentiation == "implicit":
-        if kinked:
-            raise ValueError(
-                "the implicit rule is wrong for a piecewise linear activation such as relu: its "
-                "second derivative is 0 wherever it exists, but solutions sit on the kinks. Use a "
-                "smooth one, or Solver('gradient', differentiation='unrolled', max_steps=500)."
-            )
-        params, x, start = jax.lax.stop_gradient((params, x, start))
-        if start is None and hasattr(potential, "restrict"):
-            small, small_params, small_x, lift = potential.restrict(params, x)
-            found = _run(small, small_params, small_x, solver, None, scale=x)
-            return found._replace(argmax=lift(found.argmax))
-    return _run(potential, params, x, solver, start, scale=x)
+    if solver.differentiation == "unrolled":
+        return _run(potential, params, x, solver, start, scale=x)
+    if potential.piecewise_linear:
+        raise ValueError(
+            "the implicit rule is wrong for a piecewise linear activation such as relu: its "
+            "second derivative is 0 wherever it exists, but solutions sit on the kinks. Use a "
+            "smooth one, or Solver('gradient', differentiation='unrolled', max_steps=500)."
+        )
+    params, x, start = jax.lax.stop_gradient((params, x, start))
+    smaller = potential.restrict(params, x) if start is None else None
+    if smaller is None:
+        return _run(potential, params, x, solver, start, scale=x)
+    small_params, small_x, lift = smaller
+    first = _run(potential, small_params, small_x, solver, None, scale=x)
+    # The basis of the small problem is rounded: what counts is the full one, most often met.
+    last = _run(potential, params, x, solver, lift(first.argmax), scale=x)
+    curvature = jnp.minimum(first.curvature, last.curvature)
+    return Solution(last.argmax, first.steps + last.steps, curvature)
 
 
-def _run(potential, params, x, solver, start, scale) -> Solution:
+def _run(potential: Potential, params: Any, x: jax.Array, solver: Solver, start, scale) -> Solution:
     """One inner problem, with what the potential offers to help; ``scale`` sets the tolerance."""
-    if start is None and solver.searches:
-        start = _offered(potential, "newton_start", params, x)
     if start is None:
-        start = _offered(potential, "start", params, x)
+        start = (potential.newton_start if solver.searches else potential.start)(params, x)
     bounded = solver.method in ("fixed", "nesterov")  # certifying costs singular values
     return minimise(
         lambda y: potential(params, y) - x @ y,
         scale,
-        x if start is None else jnp.asarray(start, x.dtype),
+        jnp.asarray(start, x.dtype),
         solver,
-        strong_convexity=_offered(potential, "strong_convexity", params),
-        smoothness=_offered(potential, "smoothness", params) if bounded else None,
+        strong_convexity=potential.strong_convexity(params),
+        smoothness=potential.smoothness(params) if bounded else None,
         model=_tilted(potential, params, x),
-        structured=hasattr(potential, "expand") or hasattr(potential, "hvp"),
+        structured=potential.cheap_products,
     )
 
 
-def _tilted(potential: Any, params: Any, x: jax.Array) -> Model:
-    """G(y) - <x, y> with the curvature of G, as far as the potential brings it."""
-    if hasattr(potential, "expand"):
+def _tilted(potential: Potential, params: Any, x: jax.Array) -> Model:
+    """G(y) - <x, y> with the curvature of G."""
 
-        def expand(y):
-            value, gradient, terms = potential.expand(params, y)
-            return value - x @ y, gradient - x, terms
+    def expand(y):
+        value, gradient, terms = potential.expand(params, y)
+        return value - x @ y, gradient - x, terms
 
-        return Model(
-            expand,
-            lambda terms: potential.hessian_at(params, terms),
-            lambda terms: potential.hvp_at(params, terms),
-        )
-    model = plain_model(lambda y: potential(params, y) - x @ y)
-    if hasattr(potential, "hessian"):
-        model = model._replace(hessian=lambda y: potential.hessian(params, y))
-    if hasattr(potential, "hvp"):
-        model = model._replace(hvp=lambda y: potential.hvp(params, y))
-    return model
+    return Model(
+        expand,
+        lambda terms: potential.hessian_at(params, terms),
+        lambda terms: potential.hvp_at(params, terms),
+    )
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -262,27 +250,16 @@ def _implicit_argmax_jvp(potential, primals, tangents):
     # Through the primitive itself, so that this rule can be differentiated again.
     y = _implicit_argmax(potential, params, x, solution)
     gradient = jax.grad(potential, argnums=1)
-    _, moved = jax.jvp(lambda p: gradient(p, y), (params,), (params_dot,))
 
     def hvp(v):
         return jax.jvp(lambda y: gradient(params, y), (y,), (v,))[1]
 
-    y_dot = jax.lax.custom_linear_solve(
-        hvp, x_dot - moved, _linear_solver(potential, params, y), symmetric=True
-    )
+    fixed, at = jax.lax.stop_gradient((params, y))
+    solve = lambda _, b: potential.solve(fixed, at, b, potential.strong_convexity(fixed))
+    with jax.default_matmul_precision("highest"):
+        _, moved = jax.jvp(lambda p: gradient(p, y), (params,), (params_dot,))
+        y_dot = jax.lax.custom_linear_solve(hvp, x_dot - moved, solve, symmetric=True)
     return y, y_dot
-
-
-def _linear_solver(potential: Potential, params: Any, y: jax.Array):
-    """Solves H u = b: Cholesky where H is small or offered, conjugate gradients elsewhere."""
-    params, y = jax.lax.stop_gradient((params, y))
-    if hasattr(potential, "hessian_solve"):
-        return lambda _, b: potential.hessian_solve(params, y, b)
-    if y.shape[0] <= DENSE_LIMIT:
-        hessian = getattr(potential, "hessian", jax.hessian(potential, argnums=1))
-        return lambda _, b: dense_solve(hessian(params, y), b)
-    tolerance = 1e-12 if y.dtype == jnp.float64 else 1e-6
-    return lambda matvec, b: conjugate_gradients(matvec, b, tolerance, 4 * y.shape[0])
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -297,5 +274,6 @@ def _envelope_value_jvp(potential, primals, tangents):
     params_dot, x_dot, _ = tangents
     # Not stop_gradient: the maximiser moves in the second derivative.
     y = _implicit_argmax(potential, params, x, solution)
-    _, moved = jax.jvp(lambda p: potential(p, y), (params,), (params_dot,))
+    with jax.default_matmul_precision("highest"):
+        _, moved = jax.jvp(lambda p: potential(p, y), (params,), (params_dot,))
     return _envelope_value(potential, params, x, solution), x_dot @ y - moved

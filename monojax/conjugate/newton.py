@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-Fn = Callable[[jax.Array], jax.Array]
+from monojax.base.checks import one_of
+from monojax.conjugate.linear import Fn, counted_gradients, dense_solve, varying_like
 
 
 class Model(NamedTuple):
@@ -83,8 +84,7 @@ def newton(
     Reference:
       Nocedal and Wright, Numerical Optimization, 2nd ed., chapters 3 and 7.
     """
-    if linear not in ("dense", "cg"):
-        raise ValueError(f"linear must be 'dense' or 'cg', got {linear!r}.")
+    one_of(linear, ("dense", "cg"), "linear")
     if cg_steps < 1 or search_steps < 1:
         raise ValueError(f"cg_steps and search_steps must be >= 1, got {cg_steps}, {search_steps}.")
 
@@ -93,9 +93,11 @@ def newton(
             raise ValueError(
                 f"newton works on one vector [d], got {jax.tree.map(jnp.shape, params)}."
             )
-        zero, none = jnp.zeros((), params.dtype), jnp.asarray(0)
+        zero = jnp.zeros_like(params, shape=())
+        none = jnp.zeros_like(zero, dtype=int)
         if model is not None:
             value, grad, terms = model.expand(params)
+            zero, none = varying_like((zero, none), value)
             return NewtonState(value, grad, zero, terms, none, none)
         return NewtonState(zero + jnp.inf, jnp.zeros_like(params), zero, params, none, none)
 
@@ -123,7 +125,7 @@ def newton(
             own, terms = model, state.terms
         if linear == "dense":
             solution = dense_solve(own.hessian(terms), gradient, active)
-            count = jnp.asarray(0)
+            count = jnp.zeros_like(state.products)
         else:
             hvp = own.hvp(terms)
             norm = jnp.linalg.norm(gradient)
@@ -148,89 +150,6 @@ def plain_model(value_fn: Fn) -> Model:
         jax.hessian(value_fn),
         lambda y: jax.linearize(jax.grad(value_fn), y)[1],
     )
-
-
-def dense_solve(matrix: jax.Array, b: jax.Array, active: jax.Array | bool = True) -> jax.Array:
-    """Solves for a symmetric positive definite matrix, adding to its diagonal until it is one.
-
-    Args:
-      matrix: symmetric, shape `[d, d]`.
-      b: right-hand side, shape `[d]`.
-      active: `[]` bool; False tries no shift.
-
-    Returns:
-      `[d]`; NaN where even eight shifts gave no Cholesky factor.
-    """
-    eye = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-    scale = jnp.abs(jnp.diagonal(matrix)).max() + jnp.finfo(matrix.dtype).tiny
-
-    def factor(shift):
-        return jnp.linalg.cholesky(matrix + shift * eye, symmetrize_input=False)
-
-    def failed(state):
-        chol, _, tries = state
-        return ~jnp.isfinite(jnp.diagonal(chol)).all() & (tries < 8) & active
-
-    def retry(state):
-        _, shift, tries = state
-        return factor(shift), 10 * shift, tries + 1
-
-    first = 10 * jnp.finfo(matrix.dtype).eps * scale
-    chol, _, _ = jax.lax.while_loop(failed, retry, (factor(0.0), first, jnp.asarray(0)))
-    return jax.scipy.linalg.cho_solve((chol, True), b)
-
-
-def conjugate_gradients(
-    matvec: Fn,
-    b: jax.Array,
-    tolerance: jax.Array | float,
-    max_steps: int,
-    active: jax.Array | bool = True,
-) -> jax.Array:
-    """Conjugate gradients from 0, stopped at ``tolerance * ||b||`` or at non-positive curvature.
-
-    Args:
-      matvec: symmetric linear map of `[d]`.
-      b: shape `[d]`.
-      tolerance: relative to the norm of ``b``.
-      max_steps: most calls of ``matvec``.
-      active: `[]` bool; False returns 0 at once.
-
-    Returns:
-      `[d]`: the solution, or the last iterate (a descent direction); ``b`` itself if the very
-      first direction has no positive curvature.
-    """
-    return counted_gradients(matvec, b, tolerance, max_steps, active)[0]
-
-
-def counted_gradients(
-    matvec: Fn,
-    b: jax.Array,
-    tolerance: jax.Array | float,
-    max_steps: int,
-    active: jax.Array | bool = True,
-) -> tuple[jax.Array, jax.Array]:
-    """:func:`conjugate_gradients` `[d]` and how many products it took, `[]` int."""
-    bound = jnp.square(tolerance) * (b @ b)
-
-    def unfinished(state):
-        _, _, _, rr, step, positive = state
-        return (rr > bound) & (step < max_steps) & positive & active
-
-    def body(state):
-        x, r, p, rr, step, _ = state
-        hp = matvec(p)
-        curvature = p @ hp
-        positive = curvature > 0
-        rate = jnp.where(positive, rr / jnp.where(positive, curvature, 1), 0)
-        x = jnp.where(positive, x + rate * p, jnp.where(step == 0, b, x))
-        r = r - rate * hp
-        new = r @ r
-        return x, r, r + (new / jnp.where(rr > 0, rr, 1)) * p, new, step + 1, positive
-
-    start = (jnp.zeros_like(b), b, b, b @ b, jnp.asarray(0), jnp.asarray(True))
-    end = jax.lax.while_loop(unfinished, body, start)
-    return end[0], end[4]
 
 
 class _Search(NamedTuple):
@@ -290,8 +209,10 @@ def _search(expand, y, here, direction, active, max_steps, ratio) -> NewtonState
 
     one, inf = jnp.ones_like(value), jnp.full_like(value, jnp.inf)
     zero = jnp.zeros_like(value)
+    none = jnp.zeros_like(value, dtype=int)
     start = _Search(
-        one, value, gradient, here.terms, zero, slope0, inf, inf, jnp.asarray(0), jnp.asarray(False)
+        one, value, gradient, here.terms, zero, slope0, inf, inf, none, none.astype(bool)
     )
+    start = varying_like(start, value, slope0, active)
     s = jax.lax.while_loop(unfinished, body, start)
     return NewtonState(s.value, s.grad, s.t, s.terms, here.evaluations + s.trials, here.products)

@@ -1,9 +1,9 @@
 r"""The inner problem of a conjugate: minimise :math:`G(y) - \langle x, y\rangle` over y.
 
-One loop for every method: anything that is an optax gradient transformation fits. Each example
-stops on its own residual :math:`r = x - \nabla G(y)`; under `jax.vmap` the finished ones are
-frozen. If G is :math:`\mu`-strongly convex then :math:`\|y - y^*\| \le \|r\| / \mu`, an
-a-posteriori bound that needs nothing but the residual.
+One loop for every method (`monojax.conjugate.loop`): anything that is an optax gradient
+transformation fits. Each example stops on its own residual :math:`r = x - \nabla G(y)`; under
+`jax.vmap` the finished ones are frozen. If G is :math:`\mu`-strongly convex then
+:math:`\|y - y^*\| \le \|r\| / \mu`, an a-posteriori bound that needs only the residual.
 
 ``method="auto"`` is damped Newton: "newton" (Cholesky) up to ``DENSE_LIMIT`` unknowns, or up to
 ``STRUCTURED_LIMIT`` if the potential brings curvature of its own, and "newton_cg" above;
@@ -11,20 +11,19 @@ a-posteriori bound that needs nothing but the residual.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from monojax.conjugate.newton import Model, NewtonState, newton
-
-DENSE_LIMIT = 160
-"""Largest number of unknowns for which "auto" factorises a dense Hessian."""
+from monojax.base.checks import is_concrete, one_of
+from monojax.conjugate.newton import Model, newton
+from monojax.conjugate.potentials import DENSE_LIMIT
 
 STRUCTURED_LIMIT = 16
-"""The same where the potential brings its own curvature (``expand``), with cheap products."""
+"""Most unknowns for which "auto" factorises a Hessian with which products are cheap."""
 
 METHODS = ("auto", "newton", "newton_cg", "lbfgs", "gradient", "fixed", "nesterov", "adam")
 SEARCHING = ("auto", "newton", "newton_cg", "lbfgs")
@@ -38,8 +37,9 @@ class Solver:
       method: "auto", "newton", "newton_cg", "lbfgs" (optax's, with zoom line search), "gradient"
         (step 2 / (strong_convexity (i + 1)), the schedule of the BLNN paper), "fixed", "nesterov",
         "adam", or any optax gradient transformation.
-      tolerance: an example has converged at ``||residual|| <= tolerance * (1 + ||x||)``; None
-        means 1e-4 in float32 (and below) and 1e-9 in float64.
+      tolerance: an example has converged where ``||x - grad G(argmax)||``, and what rounding may
+        hide of it, is at most ``tolerance * (1 + ||x||)``; None means 1e-4 in float32 (in which
+        smaller dtypes are solved, too) and 1e-9 in float64.
       max_steps: limit per example; reaching it gives ``converged=False``, never an error.
       strong_convexity: mu > 0 with G - mu ||y||^2 / 2 convex, if known. "gradient" and "nesterov"
         need it, and it turns the residual into an error bound on the argmax.
@@ -71,29 +71,26 @@ class Solver:
     patience: int = 15
 
     def __post_init__(self):
-        """Checks every field."""
+        """Checks every field; numbers of numpy and jax become Python's."""
         if isinstance(self.method, str):
-            if self.method not in METHODS:
-                raise ValueError(
-                    f"method must be one of {METHODS} or optax's, got {self.method!r}."
-                )
+            one_of(self.method, METHODS, "method")
         elif not isinstance(self.method, optax.GradientTransformation):
             raise TypeError(
                 "method must be a name or an optax transformation, "
                 f"got {type(self.method).__name__}."
             )
         for name in ("tolerance", "strong_convexity", "learning_rate", "smoothness"):
-            found = getattr(self, name)
+            found = _number(getattr(self, name), name)
             if found is not None and not found > 0:
                 raise ValueError(f"{name} must be > 0 or None, got {found}.")
+            object.__setattr__(self, name, found)
         for name in ("max_steps", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}.")
-        if self.differentiation not in ("implicit", "unrolled"):
-            raise ValueError(
-                f"differentiation must be 'implicit' or 'unrolled', got {self.differentiation!r}."
-            )
-        if self.differentiation == "unrolled" and self.method in SEARCHING:
+            found = _number(getattr(self, name), name)
+            if found is None or not found >= 1:
+                raise ValueError(f"{name} must be >= 1, got {found}.")
+            object.__setattr__(self, name, int(found))
+        one_of(self.differentiation, ("implicit", "unrolled"), "differentiation")
+        if self.differentiation == "unrolled" and self.searches:
             raise ValueError(
                 f"method={self.method!r} has a line search, which cannot be unrolled; "
                 "use 'gradient', 'fixed', 'nesterov' or 'adam'."
@@ -162,152 +159,21 @@ class Solver:
         return optax.with_extra_args_support(rule)
 
     def threshold(self, x: jax.Array) -> jax.Array:
-        """The residual norm `[]` at which the example ``x``, `[d]`, has converged."""
+        """The residual norm `[]` at which ``x`` `[d]`, in the dtype of the solve, has converged."""
         tolerance = self.tolerance
         if tolerance is None:
             tolerance = 1e-9 if x.dtype == jnp.float64 else 1e-4
         return tolerance * (1 + jnp.linalg.norm(x))
 
 
-class Solution(NamedTuple):
-    """Where the loop ended, for one example."""
-
-    argmax: jax.Array
-    """`[d]`: the iterate with the smallest residual (the last one when unrolled)."""
-    residual: jax.Array
-    """`[]`: norm of x - grad G(argmax)."""
-    steps: jax.Array
-    """`[]` int: steps taken."""
-    converged: jax.Array
-    """`[]` bool: the residual met the tolerance."""
-    curvature: jax.Array
-    """`[]`: smallest secant curvature met (inf after no step); <= 0 refutes convexity."""
-
-
-class _Loop(NamedTuple):
-    y: jax.Array
-    value: jax.Array
-    grad: jax.Array
-    inner: Any
-    step: jax.Array
-    best: jax.Array
-    best_norm: jax.Array
-    waiting: jax.Array
-    curvature: jax.Array
-    done: jax.Array
-
-
-def minimise(
-    value_fn: Callable[[jax.Array], jax.Array],
-    x: jax.Array,
-    start: jax.Array,
-    solver: Solver,
-    *,
-    strong_convexity: Any = None,
-    smoothness: Any = None,
-    model: Model | None = None,
-    structured: bool = False,
-) -> Solution:
-    r"""Minimises ``value_fn(y) = G(y) - <x, y>`` for one example; see :class:`Solver`.
-
-    Args:
-      value_fn: map of `[d]` to `[]`, convex and differentiable.
-      x: shape `[d]`; only sets the scale of the tolerance.
-      start: first iterate, shape `[d]`.
-      solver: the method and its limits.
-      strong_convexity: overrides the solver's, may be traced.
-      smoothness: overrides the solver's, may be traced.
-      model: ``value_fn`` with its curvature, for Newton; None differentiates ``value_fn``.
-      structured: whether the model's Hessian-vector products are cheap.
-
-    Returns:
-      Solution. With ``differentiation="unrolled"`` it can be differentiated in reverse.
-    """
-    mu = solver.strong_convexity if strong_convexity is None else strong_convexity
-    top = solver.smoothness if smoothness is None else smoothness
-    method = solver.transformation(start.shape[0], mu, top, structured, model)
-    threshold = solver.threshold(x)
-    evaluate = jax.value_and_grad(value_fn)
-    small = jnp.finfo(start.dtype).eps
-
-    def searched(y, active=None):
-        # optax's line searches refuse extra arguments that their function does not name.
-        del active
-        return value_fn(y)
-
-    def met(norm):
-        # Where a norm overflows, inf <= inf would pass for success.
-        return (norm <= threshold) & jnp.isfinite(norm) & jnp.isfinite(threshold)
-
-    def status(norm, waiting):
-        return ~jnp.isfinite(norm) | met(norm) | (waiting >= solver.patience)
-
-    def body(s: _Loop) -> _Loop:
-        updates, inner = method.update(
-            s.grad,
-            s.inner,
-            s.y,
-            value=s.value,
-            grad=s.grad,
-            value_fn=searched,
-            active=~s.done,
+def _number(value: Any, name: str) -> Any:
+    """A concrete scalar as Python's, so that a Solver can be hashed; None stays None."""
+    if value is None or isinstance(value, (int, float)):
+        return value
+    if not is_concrete(value):
+        raise TypeError(
+            f"Solver({name}=...) must be known when the program is traced; give a Python number."
         )
-        y = s.y + updates
-        # Methods with a line search leave the value and the gradient at y in their state.
-        value, grad = (optax.tree_utils.tree_get(inner, name) for name in ("value", "grad"))
-        if value is None or grad is None:
-            value, grad = evaluate(y)
-        # The record is not differentiated: a norm has no derivative at 0, where unrolling ends.
-        y_now, moves, g_now, g_old = jax.lax.stop_gradient((y, updates, grad, s.grad))
-        norm, moved = jnp.linalg.norm(g_now), jnp.linalg.norm(moves)
-        better = norm < s.best_norm
-        scale = 1 + jnp.linalg.norm(y_now)
-        # Steps below rounding count as waiting for any method; steps without progress only
-        # where a line search should have found some.
-        idle = (moved <= 2 * small * scale) | (~better & solver.searches)
-        waiting = jnp.where(idle, s.waiting + 1, 0)
-        secant = moves @ (g_now - g_old) / jnp.square(jnp.where(moved > 0, moved, 1))
-        told = jnp.isfinite(secant) & (moved > jnp.sqrt(small) * scale)
-        return _Loop(
-            y=y,
-            value=value,
-            grad=grad,
-            inner=inner,
-            step=s.step + 1,
-            best=jnp.where(better, y_now, s.best),
-            best_norm=jnp.where(better, norm, s.best_norm),
-            waiting=waiting,
-            curvature=jnp.where(told, jnp.minimum(s.curvature, secant), s.curvature),
-            done=status(norm, waiting),
-        )
-
-    inner = method.init(start)
-    if model is not None and isinstance(inner, NewtonState):
-        value, grad = inner.value, inner.grad
-    else:
-        value, grad = evaluate(start)
-    norm = jnp.linalg.norm(jax.lax.stop_gradient(grad))
-    zero = jnp.asarray(0)
-    loop = _Loop(
-        y=start,
-        value=value,
-        grad=grad,
-        inner=inner,
-        step=zero,
-        best=jax.lax.stop_gradient(start),
-        best_norm=norm,
-        waiting=zero,
-        curvature=jnp.full_like(norm, jnp.inf),
-        done=status(norm, zero),
-    )
-    if solver.differentiation == "unrolled":
-
-        def one(s, _):
-            return jax.tree.map(lambda new, old: jnp.where(s.done, old, new), body(s), s), None
-
-        loop, _ = jax.lax.scan(one, loop, length=solver.max_steps)
-        argmax, norm = loop.y, jnp.linalg.norm(jax.lax.stop_gradient(loop.grad))
-    else:
-        loop = jax.lax.while_loop(lambda s: ~s.done & (s.step < solver.max_steps), body, loop)
-        argmax, norm = loop.best, loop.best_norm
-    return Solution(argmax, norm, loop.step, met(norm), loop.curvature)
+    if np.shape(value) != ():
+        raise ValueError(f"{name} must be one number, got shape {np.shape(value)}.")
+    return np.asarray(value).item()

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 
 from monojax.base.checks import check_widths, choose, one_of
 from monojax.conjugate.activations import Activation, as_activation, softplus
-from monojax.conjugate.icnn import ICNN as ICNNMaths
-from monojax.conjugate.icnn import WEIGHT_MAPS
+from monojax.conjugate.icnn import WEIGHT_MAPS, ICNNPotential
 from monojax.layers.guarantee import Frozen, Guaranteed
 
 Initializer = Callable[..., jax.Array]
@@ -132,9 +131,9 @@ class ICNN(Guaranteed):
     activate_output: bool = True
 
     @property
-    def maths(self) -> ICNNMaths:
+    def maths(self) -> ICNNPotential:
         """The network as a function of its parameters: value, Hessian, constants."""
-        return ICNNMaths(as_activation(self.activation), self.weight_map, self.activate_output)
+        return ICNNPotential(as_activation(self.activation), self.weight_map, self.activate_output)
 
     @nn.compact
     def __call__(self, y: jax.Array) -> jax.Array:
@@ -183,7 +182,8 @@ class PartialICNN(Frozen):
 
     Attributes:
       features: widths of the hidden blocks, k of them; the context path has the same widths.
-      activation: convex, non-decreasing and non-negative; ``softplus(10)`` by default.
+      activation: convex and non-decreasing; ``softplus(10)`` by default. Where it is not known to
+        be non-negative (``Activation.lower_bound``), the gates are softplus.
       weight_map: of the weights between convex units, as in :class:`ICNN`.
       z_init: of those raw weights.
 
@@ -273,5 +273,5 @@ class PairwiseICNN(Frozen):
 
 
 def _positive_gate(g: Activation) -> Callable[[jax.Array], jax.Array]:
-    """Gates must be non-negative; g itself where it is, as in the paper, else softplus."""
-    return jax.nn.softplus if g.name == "elu" or g.name == "custom" else g
+    """Gates must be non-negative: g itself, as in the paper, where that is known; else softplus."""
+    return g if g.lower_bound is not None and g.lower_bound >= 0 else jax.nn.softplus

@@ -11,8 +11,7 @@ from flax import linen as nn
 from monojax.base.checks import check_widths, one_of
 from monojax.base.renamed import renamed
 from monojax.conjugate.activations import as_activation
-from monojax.conjugate.icnn import ICNN as ICNNMaths
-from monojax.conjugate.icnn import WEIGHT_MAPS
+from monojax.conjugate.icnn import WEIGHT_MAPS, ICNNPotential
 from monojax.layers.convex import convex_init
 from monojax.layers.guarantee import Guaranteed
 from monojax.layers.lipschitz_common import prepare, weight
@@ -75,7 +74,9 @@ class ConvexMLP(Guaranteed):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[..., d]` to `[..., features[-1]]`."""
         widths = check_widths(self.features)
-        maths = ICNNMaths(as_activation(self.activation), self.weight_map, activate_output=False)
+        maths = ICNNPotential(
+            as_activation(self.activation), self.weight_map, activate_output=False
+        )
         x, build = prepare(x, 1, self.dtype, self.param_dtype)
         small = nn.initializers.variance_scaling(0.1, "fan_in", "normal")
         draw = spread_columns(1 / RELU_VARIANCE, self.spread)

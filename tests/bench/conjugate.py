@@ -26,10 +26,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from monojax.bilipschitz.dense import BLNN
+from monojax.bilipschitz import BLNN
 from monojax.conjugate import Solver, conjugate, newton, softplus
-from monojax.conjugate.icnn import ScaledICNN
 from monojax.conjugate.newton import Model
+from monojax.conjugate.potentials import ScaledICNN
 from monojax.layers import ICNN
 
 BETA, BATCH = 49.0, 256
@@ -104,7 +104,9 @@ class Inner(NamedTuple):
 def inner(params, x):
     """The restricted problem, its start and its tolerance."""
     threshold = Solver().threshold(x)
-    potential, params, x, _ = POTENTIAL.restrict(params, x)
+    smaller = POTENTIAL.restrict(params, x)
+    params, x, _ = (params, x, None) if smaller is None else smaller
+    potential = POTENTIAL
     return Inner(potential, params, x, potential.newton_start(params, x), threshold)
 
 

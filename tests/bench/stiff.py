@@ -21,8 +21,9 @@ import numpy as np
 import optax
 
 from monojax.conjugate import Solver, newton, softplus
-from monojax.conjugate.icnn import ScaledICNN
-from monojax.conjugate.newton import NewtonState, counted_gradients, dense_solve
+from monojax.conjugate.linear import counted_gradients, dense_solve
+from monojax.conjugate.newton import NewtonState
+from monojax.conjugate.potentials import ScaledICNN
 from monojax.layers import ICNN
 
 MAX_STEPS = 100

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from drawing import drawn
 
-from monojax.bilipschitz.dense import BLNN, PartialBLNN
-from monojax.conjugate import Solver, conjugate, report, softplus
-from monojax.conjugate.icnn import ScaledICNN
+from monojax.bilipschitz import BLNN, PartialBLNN
+from monojax.conjugate import Solver, conjugate, softplus, solve_report
+from monojax.conjugate.potentials import ScaledICNN
 from monojax.layers import ICNN, Chain, Rotation
 
 FINE = Solver("newton", tolerance=1e-12)
@@ -76,7 +76,7 @@ def test_float32_pairs():
     ratio = np.linalg.norm(out[i] - out[j], axis=-1) / dx
     slack = (info.error_bound[i] + info.error_bound[j]) / dx + 1e-5
     assert (ratio >= 0.5 - slack).all() and (ratio <= 4.5 + slack).all()
-    assert info.converged.all() and info.steps.shape == (20,) and report(info, 1 / 4.0).ok
+    assert info.converged.all() and info.steps.shape == (20,) and solve_report(info, 1 / 4.0).ok
 
 
 def test_leading_dimensions():
@@ -205,7 +205,7 @@ def test_step_limit_and_nan_are_flagged():
     x = x.at[3].set(jnp.nan)
     run = jax.jit(lambda x: (net.apply(params, x, method="diagnostics"), net.apply(params, x)))
     info, out = run(x)
-    counts = report(info)
+    counts = solve_report(info)
     assert counts.unsolved > 1 and counts.not_finite == 1 and not info.converged[3]
     assert np.isfinite(out[:3]).all()
 
@@ -229,9 +229,9 @@ def test_core_that_is_not_convex_is_reported():
     )
     diagnose = jax.jit(lambda p: slow.apply(p, x, method="diagnostics"))
     info = diagnose(broken)
-    assert report(info, 1 / 30.0).not_convex > 0
+    assert solve_report(info, 1 / 30.0).not_convex > 0
     good = diagnose(params)
-    assert report(good, 1 / 30.0).not_convex == 0
+    assert solve_report(good, 1 / 30.0).not_convex == 0
 
 
 @pytest.mark.parametrize(

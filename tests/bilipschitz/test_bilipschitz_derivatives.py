@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from drawing import drawn
 
-from monojax.bilipschitz.dense import BLNN, PartialBLNN
+from monojax.bilipschitz import BLNN, PartialBLNN
 from monojax.conjugate import Solver, softplus
-from monojax.conjugate.icnn import ScaledICNN
+from monojax.conjugate.potentials import ScaledICNN
 
 FINE = Solver("newton", tolerance=1e-13)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from drawing import drawn
 
-from monojax.bilipschitz.dense import PartialBLNN
+from monojax.bilipschitz import PartialBLNN
 from monojax.conjugate import Solver, softplus
 
 FINE = Solver("newton", tolerance=1e-12)

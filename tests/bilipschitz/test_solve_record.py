@@ -10,7 +10,7 @@ import pytest
 from drawing import drawn
 
 from monojax import training
-from monojax.bilipschitz.dense import BLNN, PartialBLNN, unconverged, worst_residual
+from monojax.bilipschitz import BLNN, PartialBLNN, unconverged, worst_residual
 from monojax.conjugate import Solver, softplus
 from monojax.layers import Chain, Rotation
 

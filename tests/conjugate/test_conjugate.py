@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from monojax.conjugate import Solver, conjugate, report
+from monojax.conjugate import Solver, conjugate, solve_report
 
 # optax.lbfgs and the loops take seconds to compile, so shapes are few and small.
 TIGHT = Solver("newton", tolerance=1e-12)
@@ -255,7 +255,7 @@ def test_step_limit_is_flagged():
     bowl = lambda p, y: 0.5 * y @ (p["d"] * y)
     got = run(bowl, p, jnp.ones(2), Solver("adam", max_steps=3))
     assert not got.converged and got.steps == 3 and got.residual > 1e-3
-    assert report(got).unsolved == 1 and not report(got).ok
+    assert solve_report(got).unsolved == 1 and not solve_report(got).ok
 
 
 @pytest.mark.parametrize("method", ["newton", "lbfgs"])
@@ -274,7 +274,7 @@ def test_nan_is_flagged_and_stays_in_its_row(method):
     p = jax.tree.map(lambda a: a.astype(jnp.float32), net_params(2))
     got = jax.jit(jax.vmap(lambda x: conjugate(softplus_net, p, x, Solver(method))))(x)
     np.testing.assert_array_equal(got.converged, [True, False, False])
-    assert report(got).not_finite == 2 and np.isfinite(got.argmax[0]).all()
+    assert solve_report(got).not_finite == 2 and np.isfinite(got.argmax[0]).all()
 
 
 def test_missing_convexity_is_reported():
@@ -282,11 +282,11 @@ def test_missing_convexity_is_reported():
     well = lambda _, y: jnp.sum((y**2 - 1) ** 2)
     start = jnp.array([0.3])
     got = run(well, None, jnp.zeros(1), Solver("gradient", strong_convexity=40.0), start=start)
-    assert got.curvature < 0 and report(got).not_convex == 1
+    assert got.curvature < 0 and solve_report(got).not_convex == 1
     bowl = lambda _, y: 0.05 * y @ y
     got = run(bowl, None, jnp.ones(2), Solver("newton", strong_convexity=1.0))
-    assert got.converged and report(got).ok
-    assert report(got, strong_convexity=1.0).not_convex == 1
+    assert got.converged and solve_report(got).ok
+    assert solve_report(got, strong_convexity=1.0).not_convex == 1
 
 
 def test_error_bound_holds():

@@ -10,7 +10,7 @@ from drawing import drawn
 
 import monojax as mj
 from monojax.base.compat import enable_x64
-from monojax.bilipschitz.dense import unconverged
+from monojax.bilipschitz import unconverged
 from monojax.conjugate import DENSE_LIMIT, Solver, softplus
 from monojax.layers import ConvICNN, project_convex
 

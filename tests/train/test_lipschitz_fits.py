@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("ml_collections", reason="the experiments need the extra train")
 pytest.importorskip("matplotlib", reason="the experiments need the extra train")
 
-from monojax.bilipschitz.dense import BLNN
+from monojax.bilipschitz import BLNN
 from monojax.conjugate import softplus
 from train.__main__ import main
 from train.configs.lipschitz_fits import PARTS, get_config

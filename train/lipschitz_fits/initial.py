@@ -17,8 +17,8 @@ import numpy as np
 
 from monojax.base.compat import enable_x64
 from monojax.conjugate.activations import softplus
-from monojax.conjugate.icnn import ScaledICNN
 from monojax.conjugate.legendre import conjugate
+from monojax.conjugate.potentials import ScaledICNN
 from monojax.conjugate.solvers import Solver
 from monojax.layers.convex import ICNN, INITIALISERS
 from monojax.training import Cells

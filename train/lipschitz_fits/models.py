@@ -19,8 +19,9 @@ import jax.numpy as jnp
 
 from monojax.bilipschitz.dense import BLNN
 from monojax.conjugate.activations import softplus
-from monojax.conjugate.icnn import WEIGHT_MAPS, ScaledICNN
+from monojax.conjugate.icnn import WEIGHT_MAPS
 from monojax.conjugate.legendre import conjugate
+from monojax.conjugate.potentials import ScaledICNN
 from monojax.conjugate.solvers import Solver
 from monojax.layers.bilipnet import MonLipDense
 from monojax.layers.convex import ICNN, INITIALISERS, project_convex
