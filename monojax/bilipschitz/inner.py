@@ -92,11 +92,11 @@ def fenchel_young(
     return _fenchel_young(*inner, x, targets, alpha, beta, record=record)
 
 
-def _solve(inner: Inner, x: jax.Array, weight: Any, curvature: Any):
+def _solve(inner: Inner, x: jax.Array, weight: Any, curvature: Any, record: bool):
     params = inner.params(weight, curvature, x.dtype)
 
     def one(each, x):
-        return conjugate(inner.potential, {**params, **each}, x, inner.solver)
+        return conjugate(inner.potential, {**params, **each}, x, inner.solver, record=record)
 
     return over_batch(one, inner.each, x)
 
@@ -122,7 +122,7 @@ def _forward(potential, solver, core, scale, each, x, alpha, beta, record):
     inner, given = Inner(potential, solver, core, scale, each), x.dtype
     x = x.astype(inner.dtype(x))
     alpha, beta = jnp.asarray(alpha, x.dtype), jnp.asarray(beta, x.dtype)
-    result = _solve(inner, x, 1.0, 1 / beta)
+    result = _solve(inner, x, 1.0, 1 / beta, record)
     linear = alpha * x
     out = linear + result.argmax
     if not record:
@@ -139,7 +139,7 @@ def _fenchel_young(potential, solver, core, scale, each, x, targets, alpha, beta
     y = targets.astype(x.dtype) - alpha * x
     params = inner.params(1.0, 1 / beta, x.dtype)
     at_target = over_batch(lambda each, y: potential({**params, **each}, y), each, y)
-    result = _solve(inner, x, 1.0, 1 / beta)
+    result = _solve(inner, x, 1.0, 1 / beta, record)
     loss = at_target + result.value - jnp.sum(x * y, axis=-1)
     return loss.astype(given), _diagnostics(result) if record else None
 
@@ -150,7 +150,7 @@ def _inverse(potential, solver, core, scale, each, y, alpha, beta, case, record)
     zero, kinked = case
     y = y.astype(inner.dtype(y))
     alpha, beta = jnp.asarray(alpha, y.dtype), jnp.asarray(beta, y.dtype)
-    result = None if zero else _solve(inner, y, alpha, 1 + alpha / beta)
+    result = None if zero else _solve(inner, y, alpha, 1 + alpha / beta, record)
     w = y if result is None else result.argmax
     params = inner.params(1.0, 1 / beta, y.dtype)
     positive = alpha > 0

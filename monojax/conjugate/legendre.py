@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from monojax.conjugate.loop import Solution, minimise
+from monojax.conjugate.linear import varying_like
+from monojax.conjugate.loop import AIM, Solution, minimise
 from monojax.conjugate.measure import largest_curvature, measure
 from monojax.conjugate.newton import Model
 from monojax.conjugate.potentials import Potential, as_potential
@@ -58,6 +59,7 @@ def conjugate(
     solver: Solver | None = None,
     *,
     start: jax.Array | None = None,
+    record: bool = True,
 ) -> Conjugate:
     r"""The convex conjugate of ``potential(params, .)`` at ``x``, with its gradient.
 
@@ -75,6 +77,7 @@ def conjugate(
       x: one point, floating, shape `[d]`; use `jax.vmap` for a batch.
       solver: see :class:`Solver`; None means ``Solver()``.
       start: first iterate, shape `[d]`; a nearby solution saves steps with Newton and L-BFGS.
+      record: False leaves all fields but ``value`` and ``argmax`` None: less to compile.
 
     Returns:
       Conjugate.
@@ -106,7 +109,10 @@ def conjugate(
         else:
             argmax = _implicit_argmax(potential, params, x, solution.argmax)
             value = _envelope_value(potential, params, x, solution.argmax)
-        return _recorded(potential, params, x, solver, solution, value, argmax, given)
+        value, argmax = value.astype(given), argmax.astype(given)
+        if not record:
+            return Conjugate(value, argmax, *[None] * 6)  # type: ignore[arg-type]
+        return _recorded(potential, params, x, solver, solution, value, argmax)
 
 
 def _check_point(x: Any, start: Any) -> jax.Array:
@@ -149,8 +155,9 @@ def widened(params: Any, x: jax.Array, start: Any) -> tuple[Any, jax.Array, Any]
     return jax.tree.map(cast, params), x.astype(dtype), start
 
 
-def _recorded(potential, params, x, solver, solution, value, argmax, given) -> Conjugate:
-    """The result in the dtype that was given, with the record of the full problem."""
+def _recorded(potential, params, x, solver, solution, value, argmax) -> Conjugate:
+    """The result with the record of the full problem; what is returned may be cast already."""
+    given = argmax.dtype
     found = measure(potential, params, x, solution.argmax)
     threshold = jax.lax.stop_gradient(solver.threshold(x))
     known = jnp.isfinite(found.residual) & jnp.isfinite(threshold)
@@ -164,8 +171,8 @@ def _recorded(potential, params, x, solver, solution, value, argmax, given) -> C
         lost = _lost_of_jacobian(potential, params, solution.argmax, mu)
     bound, lost = jax.lax.stop_gradient((bound, lost))
     return Conjugate(
-        value=value.astype(given),
-        argmax=argmax.astype(given),
+        value=value,
+        argmax=argmax,
         residual=found.residual,
         steps=jax.lax.stop_gradient(solution.steps),
         converged=known & (found.residual <= threshold),
@@ -199,10 +206,38 @@ def _solve(potential: Potential, params: Any, x: jax.Array, solver: Solver, star
         return _run(potential, params, x, solver, start, scale=x)
     small_params, small_x, lift = smaller
     first = _run(potential, small_params, small_x, solver, None, scale=x)
-    # The basis of the small problem is rounded: what counts is the full one, most often met.
-    last = _run(potential, params, x, solver, lift(first.argmax), scale=x)
-    curvature = jnp.minimum(first.curvature, last.curvature)
-    return Solution(last.argmax, first.steps + last.steps, curvature)
+    y = _polished(potential, params, x, lift(first.argmax), solver)
+    return first._replace(argmax=y)
+
+
+def _polished(potential: Potential, params: Any, x: jax.Array, y: jax.Array, solver: Solver):
+    """``y`` after at most three Newton steps, where the basis of the small problem was too rough.
+
+    A solve that failed by far is left as it is.
+    """
+    threshold = solver.threshold(x)
+
+    def missed(y):
+        r = x - potential.expand(params, y)[1]
+        return r, jnp.linalg.norm(r)
+
+    def wanted(state):
+        _, _, norm, turn = state
+        return (norm > AIM * threshold) & (norm < 1e3 * threshold) & (turn < 3)
+
+    def step(state):
+        y, r, norm, turn = state
+        new = y + potential.solve(params, y, r, potential.strong_convexity(params))
+        new_r, new_norm = missed(new)
+        better = new_norm < norm
+        kept = jax.tree.map(
+            lambda a, b: jnp.where(better, a, b), (new, new_r, new_norm), (y, r, norm)
+        )
+        return *kept, jnp.where(better, turn + 1, 3)
+
+    r, norm = missed(y)
+    state = y, r, norm, jnp.zeros_like(norm, dtype=int)
+    return jax.lax.while_loop(wanted, step, varying_like(state, norm, threshold))[0]
 
 
 def _run(potential: Potential, params: Any, x: jax.Array, solver: Solver, start, scale) -> Solution:

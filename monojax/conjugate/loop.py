@@ -15,7 +15,7 @@ ROUNDING = 8.0
 """How many units in the last place the rounding of a gradient is taken for, in secants."""
 
 AIM = 0.5
-"""Share of the tolerance that the loop aims at: rounding has to fit under the rest."""
+"""Least share of the tolerance that the loop aims at: rounding has to fit under the rest."""
 
 
 class Solution(NamedTuple):
@@ -125,7 +125,7 @@ def _begin(problem: _Problem, start: jax.Array, model: Model | None) -> _Loop:
         waiting=zero,
         curvature=jnp.full_like(norm, jnp.inf),
         steepest=jnp.zeros_like(norm),
-        done=_finished(problem, norm, norm, zero),
+        done=_finished(problem, norm, norm, zero, jnp.zeros_like(norm)),
     )
     return varying_like(state, norm, problem.threshold)
 
@@ -158,7 +158,7 @@ def _advance(problem: _Problem, s: _Loop) -> _Loop:
     idle = (moved <= 2 * small * scale) | (~better & problem.solver.searches)
     waiting = jnp.where(idle, s.waiting + 1, 0)
     far = moved > jnp.sqrt(small) * scale
-    curvature, steepest = _secant(problem.size, moves, g_now, g_old, scale, s.steepest)
+    curvature, steepest, hidden = _secant(problem.size, moves, g_now, g_old, scale, s.steepest)
     told = jnp.isfinite(curvature) & far
     return _Loop(
         y=y,
@@ -171,30 +171,31 @@ def _advance(problem: _Problem, s: _Loop) -> _Loop:
         waiting=waiting,
         curvature=jnp.where(told, jnp.minimum(s.curvature, curvature), s.curvature),
         steepest=jnp.where(told, steepest, s.steepest),
-        done=_finished(problem, norm, best_norm, waiting),
+        done=_finished(problem, norm, best_norm, waiting, hidden),
     )
 
 
-def _finished(problem: _Problem, norm, best_norm, waiting) -> jax.Array:
+def _finished(problem: _Problem, norm, best_norm, waiting, hidden) -> jax.Array:
     """Whether the residual is small, not finite, or below tolerance and at rest."""
     threshold = problem.threshold
     # Where a norm overflows, inf <= inf would pass for success.
     known = jnp.isfinite(norm) & jnp.isfinite(threshold)
-    met = known & (norm <= AIM * threshold)
+    met = known & (norm <= jnp.maximum(threshold - hidden, AIM * threshold))
     resting = (waiting >= 1) & (best_norm <= threshold)
     return ~jnp.isfinite(norm) | met | resting | (waiting >= problem.solver.patience)
 
 
-def _secant(size, moves, g_now, g_old, scale, steepest) -> tuple[jax.Array, jax.Array]:
-    """The curvature along a step, raised by what rounding may hide, and the steepest change."""
+def _secant(size, moves, g_now, g_old, scale, steepest):
+    """Curvature along a step raised by what rounding may hide, steepest change, rounding's size."""
     moved = jnp.linalg.norm(moves)
     length = jnp.where(moved > 0, moved, 1)
     change = g_now - g_old
     steepest = jnp.maximum(steepest, jnp.linalg.norm(change) / length)
     # A gradient's rounding is that of x, of itself, and of its argument times the curvature.
     terms = size + jnp.linalg.norm(g_now) + jnp.linalg.norm(g_old) + steepest * scale
-    hidden = ROUNDING * jnp.finfo(moves.dtype).eps * terms
-    return moves @ change / jnp.square(length) + 2 * hidden / length, steepest
+    hidden = jnp.finfo(moves.dtype).eps * terms
+    curvature = moves @ change / jnp.square(length) + 2 * ROUNDING * hidden / length
+    return curvature, steepest, 2 * hidden
 
 
 def _searched(value_fn: Callable[[jax.Array], jax.Array]):

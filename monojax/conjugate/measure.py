@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from monojax.conjugate.linear import varying_like
 from monojax.conjugate.potentials import Potential
 
 DRAWS = 16
@@ -78,9 +79,11 @@ def largest_curvature(potential: Potential, params: Any, y: jax.Array, steps: in
     """The largest eigenvalue `[]` of G's Hessian at ``y``, from below, by power iterations."""
     params, y = jax.lax.stop_gradient((params, y))
     product = potential.hvp_at(params, potential.expand(params, y)[2])
-    v = jax.random.normal(jax.random.key(1), y.shape, y.dtype)
-    norm = jnp.linalg.norm(v)
-    for _ in range(steps):
-        v = product(v / jnp.where(norm > 0, norm, 1))
+    start = jax.random.normal(jax.random.key(1), y.shape, y.dtype)
+
+    def again(v, _):
         norm = jnp.linalg.norm(v)
-    return norm
+        return product(v / jnp.where(norm > 0, norm, 1)), None
+
+    last, _ = jax.lax.scan(again, varying_like(start, y, product(start)), length=steps)
+    return jnp.linalg.norm(last)

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from monojax.conjugate import Solver, conjugate, solve_report
+from monojax.conjugate import Potential, Solver, conjugate, solve_report
 
 # optax.lbfgs and the loops take seconds to compile, so shapes are few and small.
 TIGHT = Solver("newton", tolerance=1e-12)
@@ -300,7 +300,7 @@ def test_error_bound_holds():
 
 
 def test_piecewise_linear_needs_unrolling():
-    class Kinked:
+    class Kinked(Potential):
         piecewise_linear = True
 
         def __call__(self, w, y):
