@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from monojax.base.checks import is_concrete
 from monojax.conjugate.activations import as_activation
 from monojax.conjugate.solvers import Solver
+from monojax.layers.guarantee import Guaranteed
 
 
 def known(value: Any) -> float | None:
@@ -78,7 +78,7 @@ def inverse_case(alpha: Any, activation: Any) -> tuple[bool, bool]:
     return zero, kinked
 
 
-class Constants(nn.Module):
+class Constants(Guaranteed):
     """Shared by the networks: alpha, beta and a sharpness, fixed or trained (as logarithms)."""
 
     def _constant(self, name: str, value: float, trained: bool) -> Any:

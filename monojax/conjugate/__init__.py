@@ -2,7 +2,15 @@
 
 from typing import Any
 
-from monojax.conjugate.activations import Activation, as_activation, softplus
+from monojax.base import registry
+from monojax.conjugate.activations import (
+    Activation,
+    SoftplusSlopes,
+    SoftplusValue,
+    as_activation,
+    softplus,
+    squared_relu,
+)
 from monojax.conjugate.fenchel_young import fenchel_young_loss
 from monojax.conjugate.icnn import ICNNPotential
 from monojax.conjugate.legendre import Conjugate, conjugate
@@ -28,6 +36,8 @@ __all__ = [
     "softplus",
     "solve_report",
 ]
+
+registry.publish(__name__, Activation, Solver, SoftplusSlopes, SoftplusValue, squared_relu)
 
 _RENAMED = {"report": "solve_report", "Report": "SolveReport", "ICNN": "ICNNPotential"}
 

@@ -26,7 +26,8 @@ class Activation:
       slopes: map to ``(g', g'')``; None differentiates ``function``.
       piecewise_linear: whether the second derivative is 0 wherever it exists.
       name: for messages only.
-      lower_bound: a number that no value is below; None if not known.
+      lower_bound: a number that no value is below; None if not known. Of softplus, relu, elu, exp
+        and squared_relu it is known without being given.
     """
 
     function: Elementwise
@@ -36,6 +37,11 @@ class Activation:
     piecewise_linear: bool = False
     name: str = "custom"
     lower_bound: float | None = None
+
+    def __post_init__(self):
+        """Fills in the lower bound of the functions it is known of."""
+        if self.lower_bound is None:
+            object.__setattr__(self, "lower_bound", _lower_bound(self.function))
 
     def __call__(self, a: jax.Array) -> jax.Array:
         """Applies the function to an array of any shape."""
@@ -88,6 +94,19 @@ class SoftplusSlopes:
         return value, first, self.sharpness * small * share * share
 
 
+def squared_relu(a: jax.Array) -> jax.Array:
+    """max(a, 0)^2 at every entry of ``a``, same shape."""
+    return jnp.square(jax.nn.relu(a))
+
+
+def _lower_bound(function: Any) -> float | None:
+    """The largest number that no value of a known function is below."""
+    non_negative = (jax.nn.softplus, jax.nn.relu, jnp.exp, squared_relu)
+    if isinstance(function, SoftplusValue) or any(function is f for f in non_negative):
+        return 0.0
+    return -1.0 if function is jax.nn.elu else None
+
+
 def softplus(sharpness: float) -> Activation:
     r"""Softplus :math:`\log(1 + e^{\tau t})/\tau`; curvature at most :math:`\tau/4`.
 
@@ -113,18 +132,12 @@ def _make_softplus(sharpness: float) -> Activation:
         curvature_bound=sharpness / 4,
         slopes=SoftplusSlopes(sharpness),
         name=f"softplus({sharpness:g})",
-        lower_bound=0.0,
     )
 
 
-def squared_relu(a: jax.Array) -> jax.Array:
-    """max(a, 0)^2 at every entry of ``a``, same shape."""
-    return jnp.square(jax.nn.relu(a))
-
-
-RELU = Activation(jax.nn.relu, 1.0, math.inf, piecewise_linear=True, name="relu", lower_bound=0.0)
-ELU = Activation(jax.nn.elu, 1.0, 1.0, name="elu", lower_bound=-1.0)
-SQUARED_RELU = Activation(squared_relu, math.inf, 2.0, name="squared_relu", lower_bound=0.0)
+RELU = Activation(jax.nn.relu, 1.0, math.inf, piecewise_linear=True, name="relu")
+ELU = Activation(jax.nn.elu, 1.0, 1.0, name="elu")
+SQUARED_RELU = Activation(squared_relu, math.inf, 2.0, name="squared_relu")
 _NAMED = {"softplus": softplus(1.0), "relu": RELU, "elu": ELU, "squared_relu": SQUARED_RELU}
 
 

@@ -284,6 +284,7 @@ def _implicit_argmax_jvp(potential, primals, tangents):
     params_dot, x_dot, _ = tangents
     # Through the primitive itself, so that this rule can be differentiated again.
     y = _implicit_argmax(potential, params, x, solution)
+    params, params_dot = varying_like((params, params_dot), y, x_dot)
     gradient = jax.grad(potential, argnums=1)
 
     def hvp(v):

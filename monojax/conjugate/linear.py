@@ -26,7 +26,9 @@ def varying_like(tree: Any, *refs: jax.Array) -> Any:
     pred = jnp.zeros((), bool)
     for ref in refs:
         pred = pred | jnp.zeros_like(ref, shape=(), dtype=bool)
-    return jax.tree.map(lambda leaf: jnp.where(pred, leaf, leaf), tree)
+    # Integers of params have tangents of a type without values.
+    one = lambda leaf: leaf if leaf.dtype == jax.dtypes.float0 else jnp.where(pred, leaf, leaf)
+    return jax.tree.map(one, tree)
 
 
 def where_needed(need: jax.Array, value: jax.Array, better: Callable[[], jax.Array]) -> jax.Array:
