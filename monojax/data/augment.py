@@ -9,9 +9,13 @@ Reference:
   Zhong et al., "Random Erasing Data Augmentation", AAAI 2020.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from monojax.base.checks import known
 
 OPERATIONS = (
     "Identity",
@@ -96,7 +100,7 @@ def apply_operations(images: jax.Array, operation: jax.Array, strength: jax.Arra
     """
     images = _check(images)
     operation, strength = jnp.asarray(operation), jnp.asarray(strength, jnp.float32)
-    is_any = lambda *names: (operation[:, None] == np.array([_OF[n] for n in names])).any(axis=1)
+    is_any = lambda *names: (operation[:, None] == np.array([[_OF[n] for n in names]])).any(axis=1)
     pick = lambda chosen, new, old: jnp.where(chosen[:, None, None, None], new, old)
     moved = is_any("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
     out = pick(moved, _move(images, operation, strength), images)
@@ -135,7 +139,9 @@ def random_erasing(
     """
     if images.ndim != 4:
         raise ValueError(f"images must have shape [b, h, w, c], got {images.shape}.")
-    if not 0 <= probability <= 1 or not 0 < area[0] <= area[1] or not 0 < aspect[0] <= aspect[1]:
+    if not _in_range((probability, probability), 0, 1) or not all(
+        _in_range(ends, np.nextafter(0, 1), np.inf) for ends in (area, aspect)
+    ):
         raise ValueError(
             "probability must lie in [0, 1], and area and aspect be ranges (low, high) of positive "
             f"numbers, got {probability}, {area}, {aspect}."
@@ -156,12 +162,20 @@ def random_erasing(
     top = jax.random.randint(keys[2], (num,), 0, height - rows + 1)
     left = jax.random.randint(keys[3], (num,), 0, width - columns + 1)
     chosen = jax.random.bernoulli(keys[4], probability, (num,)) & fits.any(axis=1)
-    y, x = jnp.arange(height)[:, None], jnp.arange(width)
+    y, x = jnp.arange(height)[None, :, None], jnp.arange(width)[None, None]
     spread = lambda a: a[:, None, None]
     inside = (y >= spread(top)) & (y < spread(top + rows))
     inside &= (x >= spread(left)) & (x < spread(left + columns))
     erased = (inside & spread(chosen))[..., None]
     return jnp.where(erased, jnp.asarray(value, images.dtype), images)
+
+
+def _in_range(ends: tuple[Any, Any], low: float, high: float) -> bool:
+    """True if the two are in order and between the bounds, as far as their values are known."""
+    first, last = (known(end) for end in ends)
+    if first is None or last is None:  # traced
+        return True
+    return bool(low <= float(first) <= float(last) <= high)
 
 
 def _move(images, operation, strength):
@@ -176,10 +190,10 @@ def _move(images, operation, strength):
         [cos, -sin + strength * one_if("ShearX"), sin + strength * one_if("ShearY"), cos], axis=1
     )
     offset = jnp.stack([shift * one_if("TranslateX"), shift * one_if("TranslateY")], axis=1)
-    centre = jnp.array([width / 2, height / 2]) * one_if("Rotate")[:, None]
+    centre = jnp.array([[width / 2, height / 2]]) * one_if("Rotate")[:, None]
     y, x = jnp.meshgrid(jnp.arange(height) + 0.5, jnp.arange(width) + 0.5, indexing="ij")
     spread = lambda a: a[:, None, None]
-    dx, dy = x - spread(centre[:, 0]), y - spread(centre[:, 1])
+    dx, dy = x[None] - spread(centre[:, 0]), y[None] - spread(centre[:, 1])
     a, b, c, d = (spread(column) for column in matrix.T)
     from_x = jnp.floor(a * dx + b * dy + spread(centre[:, 0] - offset[:, 0])).astype(int)
     from_y = jnp.floor(c * dx + d * dy + spread(centre[:, 1] - offset[:, 1])).astype(int)
@@ -205,7 +219,7 @@ def _grey(images):
     """Pillow's luma, whole numbers, `[b, h, w, 1]`."""
     if images.shape[-1] == 1:
         return images.astype(jnp.float32)
-    weights = jnp.array([19595, 38470, 7471])
+    weights = jnp.array([19595, 38470, 7471]).reshape(1, 1, 1, 3)
     total = (images.astype(jnp.int32) * weights).sum(axis=-1, keepdims=True)
     return ((total + 0x8000) >> 16).astype(jnp.float32)
 
@@ -225,7 +239,7 @@ def _smooth(x):
 def _look_up(images, operation, strength):
     """Operations that are a table of 256 values per image and channel."""
     num, channels = images.shape[0], images.shape[-1]
-    level = jnp.arange(256)
+    level = jnp.arange(256).reshape(1, 1, 256)
     counts = _histogram(images)
     kept = jnp.round(strength).astype(jnp.int32)[:, None, None]
     tables = {
@@ -253,7 +267,7 @@ def _histogram(images):
 
 def _stretched(counts):
     """The darkest level that occurs becomes 0, the brightest 255; one level alone stays."""
-    level = jnp.arange(256)
+    level = jnp.arange(256).reshape(1, 1, 256)
     low = jnp.argmax(counts > 0, axis=-1, keepdims=True)
     high = 255 - jnp.argmax(counts[..., ::-1] > 0, axis=-1, keepdims=True)
     stretched = jnp.clip((level - low) * 255 // jnp.maximum(high - low, 1), 0, 255)
@@ -262,7 +276,7 @@ def _stretched(counts):
 
 def _equalised(counts):
     """Levels by their rank among the pixels."""
-    level = jnp.arange(256)
+    level = jnp.arange(256).reshape(1, 1, 256)
     last = jnp.take_along_axis(counts, 255 - jnp.argmax(counts[..., ::-1] > 0, -1)[..., None], -1)
     step = (counts.sum(axis=-1, keepdims=True) - last) // 255
     before = jnp.cumsum(counts, axis=-1) - counts

@@ -89,7 +89,9 @@ def normalise(images: Any, dtype: Any = None) -> Any:
     import jax.numpy as jnp
 
     pixels = jnp.asarray(images).astype(jnp.float32)
-    mean, std = (255 * jnp.asarray(values, jnp.float32) for values in (MEAN, STD))
+    # One axis for each of the pixels': promotion of ranks may be forbidden.
+    shape = (*(1,) * (pixels.ndim - 1), 3)
+    mean, std = (255 * jnp.asarray(values, jnp.float32).reshape(shape) for values in (MEAN, STD))
     return ((pixels - mean) / std).astype(dtype or jnp.float32)
 
 

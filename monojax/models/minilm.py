@@ -94,7 +94,7 @@ class MiniLM(nn.Module):
         """Token ids `[b, t]` to the sum of word, position and type embeddings `[b, t, width]`."""
         if ids.ndim != 2 or ids.shape[1] > MAX_LENGTH:
             raise ValueError(f"ids must be [b, t] with t <= {MAX_LENGTH}, got {ids.shape}.")
-        positions = jnp.arange(ids.shape[1])
+        positions = jnp.arange(ids.shape[1])[None]
         return self.words(ids) + self.positions(positions) + self.types(jnp.zeros_like(ids[:1]))
 
     def states(

@@ -71,4 +71,6 @@ def squeezenet_input(images: jax.Array) -> jax.Array:
     """
     images = jnp.asarray(images)
     dtype = images.dtype if jnp.issubdtype(images.dtype, jnp.floating) else jnp.float32
-    return images[..., ::-1].astype(dtype) - jnp.asarray(_BGR_MEAN, dtype)
+    # One axis for each of the images': promotion of ranks may be forbidden.
+    mean = jnp.asarray(_BGR_MEAN, dtype).reshape(*(1,) * (images.ndim - 1), 3)
+    return images[..., ::-1].astype(dtype) - mean

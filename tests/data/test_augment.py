@@ -14,6 +14,9 @@ from monojax.data.augment import (
     random_erasing,
     trivial_augment_wide,
 )
+from monojax.data.crops import normalise
+from monojax.models.efficientnet import efficientnet_input
+from monojax.models.squeezenet import squeezenet_input
 
 SIDE, BINS = 32, (0, 1, 7, 15, 20, 30)
 GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
@@ -225,3 +228,27 @@ def test_bad_input_is_named():
     for message, call in cases.items():
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_options_of_random_erasing_may_be_jax_scalars_inside_jit():
+    images = np.full((4, 8, 8, 3), 9, np.uint8)
+    key, options = jax.random.key(0), {"area": (jnp.float32(0.1), jnp.float32(0.2))}
+    options |= {"aspect": (jnp.float32(0.5), 2.0), "probability": jnp.float32(1.0)}
+    inside = jax.jit(lambda key: random_erasing(key, images, **options))(key)
+    plain = {"area": (0.1, 0.2), "aspect": (0.5, 2.0), "probability": 1.0}
+    np.testing.assert_array_equal(inside, random_erasing(key, images, **plain))
+    assert (np.asarray(inside) == 0).any()
+    with pytest.raises(ValueError, match="probability must lie"):
+        jax.jit(lambda key: random_erasing(key, images, probability=jnp.float32(1.5)))(key)
+    traced = jax.jit(lambda key, p: random_erasing(key, images, probability=p))
+    np.testing.assert_array_equal(traced(key, 0.0), images)
+
+
+def test_no_rank_is_promoted_silently():
+    images = np.random.default_rng(0).integers(0, 256, (6, 9, 8, 3), np.uint8)
+    with jax.numpy_rank_promotion("raise"):
+        for given in (images, images[..., :1]):
+            augment = jax.jit(lambda key, x: random_erasing(key, trivial_augment_wide(key, x)))
+            assert augment(jax.random.key(0), given).shape == given.shape
+        for prepare in (normalise, squeezenet_input, efficientnet_input):
+            assert prepare(images).shape == images.shape

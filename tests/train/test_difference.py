@@ -215,5 +215,6 @@ def test_monotone_difference_learns_mnist(data_dir):
     )
     options = config.networks.dm
     net = difference.build(config, options)
-    _, found = difference.train(net, config, options, data, 0, None, False)
+    params, _ = difference.train(net, config, options, data, 0, None, False)
+    found = difference.measure(net, params, data, config.pairs)
     assert found["accuracy"] > 0.93 and found["violations"] == 0

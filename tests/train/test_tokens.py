@@ -1,6 +1,7 @@
 """The token experiment: deletion orders, areas, a quick run that resumes."""
 
 import dataclasses
+import json
 import types
 
 import numpy as np
@@ -89,6 +90,14 @@ def test_run_writes_the_table_and_resumes(tmp_path, monkeypatch):
     again = tokens.run(config, tmp_path, bar)["vit"]
     for name, values in results.items():
         np.testing.assert_array_equal(again[name], values)
+    # Version 0.1.0 kept one npz per method in the directory itself: it is taken over.
+    for file in (tmp_path / "cells").glob("vit_SplitCAM-*.npz"):
+        numbers = json.loads(file.with_suffix(".json").read_text())
+        with np.load(file) as curves:
+            np.savez(tmp_path / "vit_SplitCAM.npz", **curves, **numbers)
+        file.with_suffix(".json").unlink()
+    again = tokens.run(config, tmp_path, bar)["vit"]
+    np.testing.assert_array_equal(again["SplitCAM"], results["SplitCAM"])
 
 
 @pytest.mark.slow

@@ -20,13 +20,13 @@ from monojax.base.compat import enable_x64
 from monojax.layers import DCNetwork
 from monojax.training import (
     ArrayBatches,
+    Cells,
     Keep,
     Schedule,
     Table,
     create_state,
     fit,
     jit_step,
-    write_atomically,
 )
 from train.checks import above, at_least, choice
 from train.difference import maps as difference_maps
@@ -82,7 +82,7 @@ def run(config: Any, workdir: Path, bar: Any) -> dict[str, list[dict[str, float]
     Returns:
       Network to a list of figures, one dictionary per seed.
     """
-    data = load(config)
+    data, cells = load(config), Cells(workdir)
     results: dict[str, list[dict[str, float]]] = {}
     shown: dict[str, tuple[DCNetwork, list[Any]]] = {}
     for name, options in config.networks.items():
@@ -90,8 +90,11 @@ def run(config: Any, workdir: Path, bar: Any) -> dict[str, list[dict[str, float]
         trained = []
         for seed in config.seeds:
             place = Path(workdir) / name / str(seed)
-            params, numbers = train(net, config, options, data, seed, place, bar)
+            params, seconds = train(net, config, options, data, seed, place, bar)
             trained.append(params)
+            inputs = [identity(config, options, seed), config.pairs]
+            compute = functools.partial(_figures, net, params, data, config, seconds, place)
+            numbers, _ = cells.get(f"{name}-{seed}", inputs, compute)
             results[name].append(numbers)
         if name in config.maps.networks:
             shown[name] = net, trained
@@ -125,14 +128,39 @@ def build(config: Any, options: Any) -> DCNetwork:
     )
 
 
+def identity(config: Any, options: Any, seed: int) -> dict[str, Any]:
+    """What decides a training.
+
+    Args:
+      config: see train/configs/difference.py.
+      options: of one network.
+      seed: of the parameters and of the order of the batches.
+
+    Returns:
+      JSON-able.
+    """
+    shared = {key: config[key] for key in ("data", "widths", "epochs", "batch_size", "weight_map")}
+    return {**shared, "network": options.to_dict(), "seed": seed}
+
+
+def _figures(
+    net: DCNetwork, params: Any, data: Images, config: Any, seconds: float, place: Path
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """A trained network's numbers: measured now, or what version 0.1.0 has left."""
+    file = place / "figures.json"
+    if file.exists():
+        return json.loads(file.read_text()), {}
+    return {**measure(net, params, data, config.pairs), "seconds": seconds}, {}
+
+
 def train(
     net: DCNetwork, config: Any, options: Any, data: Images, seed: int, place: Path | None, bar: Any
-) -> tuple[Any, dict[str, float]]:
-    """Trains one network, or takes what ``place`` holds, and measures it.
+) -> tuple[Any, float]:
+    """Trains one network, or takes what ``place`` holds.
 
     Args:
       net: from :func:`build`.
-      config: epochs, batch_size, pairs and what identifies the run.
+      config: epochs, batch_size and what identifies the run.
       options: lr, decay.
       data: images.
       seed: of the parameters and of the order of the batches.
@@ -140,7 +168,7 @@ def train(
       bar: progress bar.
 
     Returns:
-      ``(variables, figures)``: accuracy, parameters, seconds, violations.
+      ``(variables, seconds)``; the seconds are NaN for a run that was resumed.
     """
     num_steps = steps(config, len(data.x_train))
     kernels = lambda params: jax.tree_util.tree_map_with_path(
@@ -151,8 +179,7 @@ def train(
     key_params, key_run = jax.random.split(jax.random.key(seed))
     params = jax.jit(net.init)(key_params, data.x_train[:1])
     state = create_state(key_run, params, optimizer)
-    shared = {key: config[key] for key in ("data", "widths", "epochs", "batch_size", "weight_map")}
-    kept = translated("difference", {**shared, "network": options.to_dict(), "seed": seed})
+    kept = translated("difference", identity(config, options, seed))
     begin = time.monotonic()
     done = fit(
         state,
@@ -167,16 +194,9 @@ def train(
         bar=bar,
         name=f"{options.title}/{seed}",
     )
-    seconds = time.monotonic() - begin
-    file = None if place is None else place / "figures.json"
-    if file is not None and file.exists():
-        return done.state.params, json.loads(file.read_text())
-    found = measure(net, done.state.params, data, config.pairs)
     # A resumed run knows the time of its last part only.
-    found["seconds"] = seconds if done.resumed_from == 0 else float("nan")
-    if file is not None:
-        write_atomically(file, json.dumps(found, indent=1) + "\n")
-    return done.state.params, found
+    seconds = time.monotonic() - begin if done.resumed_from == 0 else float("nan")
+    return done.state.params, seconds
 
 
 def _loss(net, params, model_state, batch, key, axis_name):

@@ -74,7 +74,8 @@ class Problem:
         x = jnp.asarray(images, jnp.float32) / 255
         x = x[..., None] if x.ndim == 3 else x
         source = DATA[self.name]
-        return (x - jnp.asarray(source.mean)) / jnp.asarray(source.scale)
+        mean, scale = (jnp.asarray(v).reshape(1, 1, 1, -1) for v in (source.mean, source.scale))
+        return (x - mean) / scale
 
     def augment(self, key: jax.Array, x: jax.Array) -> jax.Array:
         """Random crops of the image padded by 4, and flips; nothing for MNIST.

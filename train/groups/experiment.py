@@ -5,9 +5,10 @@ penalty; its output layer and its maps alone classify the test set (`monojax.gro
 say how familiar an input is: MNIST against other images, CIFAR-10 with few labels (Table 3).
 """
 
+import functools
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +21,12 @@ from monojax.metrics import auroc, detection_rate_at_equal_error
 from monojax.models import MNISTNet, WideResNet
 from monojax.training import (
     ArrayBatches,
+    Cells,
     Keep,
     Schedule,
     create_state,
     fit,
     jit_step,
-    write_atomically,
 )
 from train.checks import above, at_least, choice
 from train.groups.data import DATA, Problem, load_problem
@@ -102,12 +103,40 @@ def steps_per_epoch(config: Any) -> int:
     return rows // config.batch_size
 
 
+class Bench(NamedTuple):
+    """What all runs of an experiment share."""
+
+    config: Any
+    problem: Problem
+    model: Any
+    predict: Any
+    """From :func:`predictor`: one compiled program for all runs."""
+
+
+class Cell(NamedTuple):
+    """One run: a network trained with one penalty, on a share of the data, from one seed."""
+
+    name: str
+    """Of the penalty."""
+    penalty: Any
+    """gamma, mu, form; gamma 0 is the plain network."""
+    share: float
+    """Of the training data, balanced over the classes."""
+    seed: int
+    """Of parameters, order, noise, and of what is measured."""
+
+    @property
+    def label(self) -> str:
+        """Name of its files."""
+        return f"{self.name}-{self.share:g}-{self.seed}"
+
+
 def run(config: Any, workdir: Path, bar: Any) -> dict[Any, Any]:
     """Trains and measures every cell; writes tables and a picture.
 
     Args:
       config: see train/configs/groups.py.
-      workdir: each cell has a folder in ``cells``, with its checkpoints and ``result.json``.
+      workdir: results are in its folder ``cells``, and a folder of checkpoints for each beside.
       bar: progress bar over :func:`total_steps`.
 
     Returns:
@@ -115,30 +144,64 @@ def run(config: Any, workdir: Path, bar: Any) -> dict[Any, Any]:
     """
     problem = load_problem(config)
     model = build(config, problem.num_classes)
-    predict = predictor(problem, model)  # one compiled program for all cells
+    bench = Bench(config, problem, model, predictor(problem, model))
+    store = Cells(workdir)
     results: dict[Any, Any] = {}
-    for seed in config.seeds:  # seeds outside: a first table of all kinds is there early
-        for share in config.shares:
-            for name in sorted(config.penalties, key=lambda name: config.penalties[name].gamma > 0):
-                cell = Path(workdir) / "cells" / f"{name}-{share:g}-{seed}"
-                result = _cell(problem, model, predict, config, name, share, seed, cell, bar)
-                results.setdefault((name, share), []).append(result)
+    for cell in cells(config):
+        inputs = [identity(config, cell), list(config.unfamiliar), config.test_limit]
+        compute = functools.partial(_result, bench, cell, store.directory / cell.label, bar)
+        skipped = functools.partial(bar.update, num_steps(config))
+        result, _ = store.get(cell.label, inputs, compute, skipped)
+        results.setdefault((cell.name, cell.share), []).append(result)
     report(results, config, Path(workdir))
     return results
 
 
-def _cell(problem, model, predict, config, name, share, seed, directory, bar):
-    """A cell's result: from its file, or trained and measured now."""
+def cells(config: Any) -> list[Cell]:
+    """All runs, seeds outside, so that a first table of all kinds is there early.
+
+    Args:
+      config: penalties, shares, seeds.
+
+    Returns:
+      Cells; the plain network before the others.
+    """
+    names = sorted(config.penalties, key=lambda name: config.penalties[name].gamma > 0)
+    return [
+        Cell(name, config.penalties[name], share, seed)
+        for seed in config.seeds
+        for share in config.shares
+        for name in names
+    ]
+
+
+def identity(config: Any, cell: Cell) -> dict[str, Any]:
+    """What decides a training.
+
+    Args:
+      config: see train/configs/groups.py.
+      cell: the run.
+
+    Returns:
+      JSON-able.
+    """
+    shared = {key: config[key] for key in ("data", "epochs", "batch_size", "valid", "train_limit")}
+    parts = {"model": config.model, "optimizer": config.optimizer, "penalty": cell.penalty}
+    plain = {key: value.to_dict() for key, value in parts.items()}
+    return {"seed": cell.seed, "share": cell.share, **shared, **plain}
+
+
+def _result(
+    bench: Bench, cell: Cell, directory: Path, bar: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A cell's numbers: trained and measured now, or what version 0.1.0 has left."""
     file = directory / "result.json"
     if file.exists():
-        bar.update(num_steps(config))
-        return json.loads(file.read_text())
-    penalty = config.penalties[name]
-    state = train(problem, model, predict, config, penalty, share, seed, directory, bar)
+        bar.update(num_steps(bench.config))
+        return json.loads(file.read_text()), {}
+    state = train(bench, cell, directory, bar)
     variables = {"params": state.params, **state.model_state}
-    result = measure(problem, model, predict, variables, config, seed)
-    write_atomically(file, json.dumps(result, indent=1) + "\n")
-    return result
+    return measure(bench, variables, cell.seed), {}
 
 
 def build(config: Any, num_classes: int) -> Any:
@@ -157,44 +220,30 @@ def build(config: Any, num_classes: int) -> Any:
     return WideResNet(num_classes, options.depth, options.width, options.dropout, maps=options.maps)
 
 
-def train(
-    problem: Problem,
-    model: Any,
-    predict: Any,
-    config: Any,
-    penalty: Any,
-    share: float,
-    seed: int,
-    directory: Path | None,
-    bar: Any = False,
-) -> Any:
-    """One run: a network trained with one penalty, on a share of the data, from one seed.
+def train(bench: Bench, cell: Cell, directory: Path | None, bar: Any = False) -> Any:
+    """Trains the network of one cell.
 
     Args:
-      problem: the data.
-      model: from :func:`build`.
-      predict: from :func:`predictor`.
-      config: epochs, batch_size, optimizer.
-      penalty: gamma, mu, form; gamma 0 is the plain network.
-      share: of the training data, balanced over the classes.
-      seed: of parameters, order and noise.
+      bench: data, network, and the config's epochs, batch_size, optimizer.
+      cell: penalty, share of the data, seed.
       directory: checkpoints and metrics; None keeps nothing.
       bar: progress bar, or False.
 
     Returns:
       The TrainState after the last step.
     """
-    rows = problem.subset(share, seed)
+    config, problem, model, predict = bench
+    rows = problem.subset(cell.share, cell.seed)
     arrays = {"x": problem.x_train[rows], "y": problem.y_train[rows]}
-    batches = ArrayBatches(arrays, config.batch_size, seed=seed)
-    key_params, key_run = jax.random.split(jax.random.key(seed))
+    batches = ArrayBatches(arrays, config.batch_size, seed=cell.seed)
+    key_params, key_run = jax.random.split(jax.random.key(cell.seed))
     example = problem.prepare(jnp.asarray(problem.x_train[:1]))
     variables = jax.jit(model.init)(key_params, example)
     optimizer = make_optimizer(config)
     state = create_state(
         key_run, variables["params"], optimizer, {"batch_stats": variables["batch_stats"]}
     )
-    step = jit_step(make_loss(problem, model, penalty), optimizer)
+    step = jit_step(make_loss(problem, model, cell.penalty), optimizer)
     epoch = steps_per_epoch(config)
 
     def evaluate(state):
@@ -202,9 +251,6 @@ def train(
         logits, totals = predict(variables, problem.x_valid)
         return _accuracies(logits, totals, problem.y_valid, "valid")
 
-    shared = {key: config[key] for key in ("data", "epochs", "batch_size", "valid", "train_limit")}
-    parts = {"model": config.model, "optimizer": config.optimizer, "penalty": penalty}
-    parts = {key: value.to_dict() for key, value in parts.items()}
     return fit(
         state,
         step,
@@ -214,11 +260,11 @@ def train(
             eval_every=epoch,
             checkpoint_every=config.checkpoint_every or epoch,
         ),
-        keep=Keep(directory, {"seed": seed, "share": share, **shared, **parts}, tensorboard=False),
+        keep=Keep(directory, identity(config, cell), tensorboard=False),
         batches=batches,
         evaluate=evaluate if len(problem.y_valid) else None,
         bar=bar,
-        name=f"{'plain' if not penalty.gamma else penalty.form}, seed {seed}",
+        name=f"{cell.penalty.form if cell.penalty.gamma else 'plain'}, seed {cell.seed}",
     ).state
 
 
@@ -310,23 +356,19 @@ def predictor(problem: Problem, model: Any) -> Any:
     return predict
 
 
-def measure(
-    problem: Problem, model: Any, predict: Any, variables: Any, config: Any, seed: int
-) -> dict[str, Any]:
+def measure(bench: Bench, variables: Any, seed: int) -> dict[str, Any]:
     """Accuracies, per-class numbers and detection of unfamiliar inputs of one trained network.
 
     Args:
-      problem: the data.
-      model: the network.
-      predict: from :func:`predictor`.
+      bench: data, network, and the config's ``unfamiliar``.
       variables: trained.
-      config: unfamiliar.
       seed: of noise, blends and attacks.
 
     Returns:
       JSON-able: test_output, test_activation, valid_..., classes, auroc and detected (set to
       score to number).
     """
+    config, problem, model, predict = bench
     logits, totals = predict(variables, problem.x_test)
     result: dict[str, Any] = _accuracies(logits, totals, problem.y_test, "test")
     if len(problem.y_valid):

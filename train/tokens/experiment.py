@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from monojax.metrics.intervals import mean_interval
-from monojax.training import Table
+from monojax.training import Cells, Table
+from monojax.training.workdir import plain_config
 from train.checks import at_least, choice
 from train.reporting import provenance
 from train.tokens.data import Problem, minilm_problem, vit_problem
@@ -79,12 +80,12 @@ def run(config: Any, workdir: Path, bar: Any) -> dict[str, dict[str, np.ndarray]
     title = f"Token deletion, area under the score: mean [95% over {config.test} examples]"
     table = Table([*header, f"minus {REFERENCE}"], title)
     results: dict[str, dict[str, np.ndarray]] = {}
-    notes, curves = [], {}
+    notes, curves, cells = [], {}, Cells(workdir)
     for name in config.problems:
         problem = _problem(name, config, workdir, bar)
-        found = {}
+        found: dict[str, dict[str, Any]] = {}
         for method in config.methods:
-            found[method] = measure(problem, method, config, workdir)
+            found[method] = measure(problem, method, config, workdir, cells)
             bar.update(100)
         _rows(table, problem, found)
         results[name] = {method: area(one["most"]) for method, one in found.items()}
@@ -106,22 +107,41 @@ def _problem(name: str, config: Any, workdir: Path, bar: Any) -> Problem:
     return minilm_problem(config.minilm, num)
 
 
-def measure(problem: Problem, name: str, config: Any, workdir: Path) -> dict[str, np.ndarray]:
+def measure(
+    problem: Problem, name: str, config: Any, workdir: Path, cells: Cells
+) -> dict[str, Any]:
     """Chooses a method's setting on the validation examples and measures it on the others.
 
     Args:
       problem: what is explained.
       name: of the method.
       config: see train/configs/tokens.py.
-      workdir: results are kept there, one file per problem and method.
+      workdir: where version 0.1.0 kept one file per problem and method.
+      cells: finished methods.
 
     Returns:
-      `setting` (text), `maps` `[test, t]`, `most` and `least` `[test, steps + 1]`.
+      `setting` (text), `screened`, `maps` `[test, t]`, `most` and `least` `[test, steps + 1]`.
     """
-    file = workdir / f"{problem.name}_{name.replace(' ', '_').replace(',', '')}.npz"
-    if file.is_file():
-        with np.load(file) as arrays:
-            return dict(arrays)
+    label = f"{problem.name}_{name.replace(' ', '_').replace(',', '')}"
+    options = plain_config(config[problem.name])
+    inputs = [options, name, config.validation, config.test, config.steps]
+
+    def compute() -> tuple[dict[str, Any], dict[str, Any]]:
+        file = workdir / f"{label}.npz"
+        if not file.is_file():
+            return _measured(problem, name, config)
+        with np.load(file) as old:
+            curves = {key: old[key] for key in ("maps", "most", "least")}
+            return {key: old[key].tolist() for key in ("setting", "screened")}, curves
+
+    numbers, curves = cells.get(label, inputs, compute)
+    return {**numbers, **curves}
+
+
+def _measured(
+    problem: Problem, name: str, config: Any
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What :func:`measure` keeps: texts, and arrays."""
     valid = np.arange(min(config.validation, len(problem.x)))
     test = np.arange(len(valid), len(problem.x))
     curve = lambda rows, maps: deletion(problem, rows, maps, config.steps, config.batch_size)
@@ -135,21 +155,12 @@ def measure(problem: Problem, name: str, config: Any, workdir: Path) -> dict[str
     maps = attributions(problem, name, chosen, test, config.batch_size)
     if not np.isfinite(maps[problem.tokens[test]]).all():
         raise FloatingPointError(f"{name} on {problem.name} is not finite at {chosen}.")
-    found = {
-        "setting": np.array(str(chosen)),
-        "screened": np.array([f"{s}: {v:.5f}" for s, v in zip(candidates, scores, strict=False)]),
-        "maps": maps,
-        "most": curve(test, maps),
-        "least": curve(test, -maps),
-    }
-    partial = file.with_name(f".{file.name}")
-    with partial.open("wb") as stream:
-        np.savez(stream, **found)  # type: ignore[arg-type]
-    partial.replace(file)
-    return found
+    screened = [f"{s}: {v:.5f}" for s, v in zip(candidates, scores, strict=False)]
+    arrays = {"maps": maps, "most": curve(test, maps), "least": curve(test, -maps)}
+    return {"setting": str(chosen), "screened": screened}, arrays
 
 
-def _rows(table: Table, problem: Problem, found: dict[str, dict[str, np.ndarray]]) -> None:
+def _rows(table: Table, problem: Problem, found: dict[str, dict[str, Any]]) -> None:
     """One row a method, in the order of the first area."""
     most = {name: area(one["most"]) for name, one in found.items()}
     for name in sorted(found, key=lambda name: most[name].mean()):
