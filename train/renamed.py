@@ -66,9 +66,22 @@ def today(experiment: str, stored: dict[str, Any]) -> dict[str, Any]:
         return new
 
     found = walk(stored, "")
+    if experiment == "difference":
+        _without_concave(found)
     if found.get("experiment") in EXPERIMENTS:
         found["experiment"] = EXPERIMENTS[found["experiment"]]
     return found
+
+
+def _without_concave(node: dict[str, Any]) -> None:
+    """Drops a share of concave units of 0, which there are no more; another one stays: refused."""
+    if node.get("concave") == 0:
+        del node["concave"]
+        if node.get("kind") == "monotone":
+            node.setdefault("activation", "relu")
+    for child in node.values():
+        if isinstance(child, dict):
+            _without_concave(child)
 
 
 def new_key(experiment: str, key: str) -> str | None:

@@ -238,8 +238,9 @@ def test_options_of_random_erasing_may_be_jax_scalars_inside_jit():
     plain = {"area": (0.1, 0.2), "aspect": (0.5, 2.0), "probability": 1.0}
     np.testing.assert_array_equal(inside, random_erasing(key, images, **plain))
     assert (np.asarray(inside) == 0).any()
+    wrong = jnp.float32(1.5)
     with pytest.raises(ValueError, match="probability must lie"):
-        jax.jit(lambda key: random_erasing(key, images, probability=jnp.float32(1.5)))(key)
+        jax.jit(lambda key: random_erasing(key, images, probability=wrong))(key)
     traced = jax.jit(lambda key, p: random_erasing(key, images, probability=p))
     np.testing.assert_array_equal(traced(key, 0.0), images)
 

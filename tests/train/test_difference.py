@@ -200,7 +200,7 @@ def test_bad_configs_are_named():
         with pytest.raises(ValueError, match=message):
             difference.check(other)
     config.networks.dm_inverted.lr = 0.0
-    with pytest.raises(ValueError, match=r"networks\.dm_inverted: lr must be above 0"):
+    with pytest.raises(ValueError, match=r"networks\.dm_inverted\.lr must be > 0"):
         difference.check(config)
 
 

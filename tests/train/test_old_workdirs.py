@@ -15,12 +15,15 @@ from train.renamed import new_key, today, translated
 
 DATA = Path(__file__).parent / "data"
 # The commands of the killed runs, in today's words.
-DIFFERENCE = [
-    "--config=difference:quick",
-    "--config.widths=(2,2)",
-    "--config.epochs=4",
-    "--config.maps.networks=()",
-]
+TWO = """
+from train.configs import difference
+
+def get_config(mode="quick"):
+    c, whole = difference.get_config("quick"), difference.get_config("full")
+    c.widths, c.epochs, c.maps.networks = (2, 2), 4, ()
+    c.networks = {name: whole.networks[name] for name in ("dic_inverted", "dic")}
+    return c
+"""
 MONOCON = [
     "--config=monocon_digits:quick",
     "--config.kinds=('baseline','monocon')",
@@ -40,30 +43,35 @@ def unpacked(name, tmp_path):
     return tmp_path / "run"
 
 
+def two(tmp_path):
+    (tmp_path / "two.py").write_text(TWO)
+    return [f"--config={tmp_path / 'two.py'}"]
+
+
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.mark.slow  # 8 s of compilation
-def test_difference_goes_on_after_the_first_network_and_half_of_the_second(tmp_path):
+def test_difference_goes_on_after_half_of_the_first_network(tmp_path):
     """Expected: what the old code gave when it was not killed."""
     run = unpacked("difference", tmp_path)
     stored = json.loads((run / "config.json").read_text())
     assert stored["reparam"] == "square" and "weight_map" not in stored
-    before = lines(run / "dm_inverted" / "0" / "metrics.jsonl")
+    before = lines(run / "dic" / "0" / "metrics.jsonl")
     assert before[-1]["step"] == 20
-    assert main([*DIFFERENCE, f"--workdir={run}"]) == 0
-    after = lines(run / "dm_inverted" / "0" / "metrics.jsonl")
+    assert main([*two(tmp_path), f"--workdir={run}"]) == 0
+    after = lines(run / "dic" / "0" / "metrics.jsonl")
     assert after[: len(before)] == before and after[-1]["step"] == 40
-    assert after[-1]["loss"] == pytest.approx(1.679976, rel=1e-4)
+    assert after[-1]["loss"] == pytest.approx(1.695979, rel=1e-4)
     rows = (run / "accuracy.csv").read_text().splitlines()
-    assert rows[1].startswith('"DIC, h(1 - x)",1.0000,1.0000,1.0000,2876,')
-    assert rows[2].startswith('"DM, h(1 - x)",0.3375,0.3375,0.3375,476,')
+    assert rows[1].startswith('"DIC, h(x)",1.0000,1.0000,1.0000,2876,')
+    assert rows[2].startswith('"DIC, h(1 - x)",1.0000,1.0000,1.0000,2876,')
 
 
 def test_another_value_of_a_renamed_option_is_still_refused(tmp_path, capsys):
     run = unpacked("difference", tmp_path)
-    assert main([*DIFFERENCE, "--config.weight_map=abs", f"--workdir={run}"]) == 1
+    assert main([*two(tmp_path), "--config.weight_map=abs", f"--workdir={run}"]) == 1
     error = capsys.readouterr().err
     assert "belongs to another config: weight_map is 'square' there and 'abs' now" in error
 
@@ -103,6 +111,21 @@ def test_monocon_goes_on_and_finds_its_cells(tmp_path):
         ("lipschitz_fits", {"fit": {"batch": 50}}, {"fit": {"batch_size": 50}}),
         ("tokens", {"model": {"pool": "cls"}}, {"model": {"reduce": "cls"}}),
         ("minilm_golden", {"experiment": "sentences"}, {"experiment": "minilm_golden"}),
+        (
+            "difference",
+            {"network": {"kind": "monotone", "concave": 0.0}},
+            {"network": {"kind": "monotone", "activation": "relu"}},
+        ),
+        (
+            "difference",
+            {"networks": {"dic": {"kind": "convex", "concave": 0.0}}},
+            {"networks": {"dic": {"kind": "convex"}}},
+        ),
+        (
+            "difference",  # there is no such network any more: refused when it is opened
+            {"network": {"kind": "monotone", "concave": 0.5}},
+            {"network": {"kind": "monotone", "concave": 0.5}},
+        ),
         ("sphere", {"chunk": 3, "seed": 0}, {"chunk": 3, "seed": 0}),
     ],
 )
