@@ -154,7 +154,7 @@ def test_seed_decides_everything():
         ({"num_inputs": 3, "num_monotone": 1}, "at least 4"),
         ({"num_monotone": 21}, r"0\.\.20"),
         ({"num_monotone": -1}, r"0\.\.20"),
-        ({"shift": "both"}, "'code' or 'paper'"),
+        ({"shift": "both"}, "one of 'code', 'paper', got 'both'"),
         ({"alpha": 1.5}, "alpha must lie"),
         ({"validation": 0.0}, r"share in \(0, 1\)"),
         ({"validation": 1.0}, r"share in \(0, 1\)"),

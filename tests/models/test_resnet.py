@@ -158,7 +158,7 @@ def test_dropout_is_drawn_in_training_only():
 @pytest.mark.parametrize(
     "message, model",
     [
-        ("depth must be 18, 34 or 50, got 101", ResNet(depth=101)),
+        ("depth must be one of 18, 34, 50, got 101", ResNet(depth=101)),
         ("stem must be", ResNet(stem="tiny")),
         ("use 2000 or 3000 maps", ResNet(maps=2048)),
         ("use 10 or 16", WideResNet(depth=12)),
