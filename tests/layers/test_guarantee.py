@@ -7,6 +7,7 @@ import pytest
 from drawing import drawn
 
 from monojax import layers
+from monojax.layers.depthwise import depthwise_conv
 from monojax.layers.guarantee import frozen
 
 KEY = jax.random.key(0)
@@ -220,6 +221,13 @@ def test_no_layer_needs_rank_promotion(name, no_promotion):
         jax.eval_shape(lambda v: module.apply(v, x, method="inverse"), variables)
     if hasattr(module, "bounds") and name not in ("spectral power", "pairwise", "partial"):
         jax.eval_shape(lambda v: module.apply(v, method="bounds"), variables)
+
+
+def test_no_depthwise_convolution_needs_rank_promotion(no_promotion):
+    out = jax.eval_shape(
+        lambda x, k: depthwise_conv(x, k, (2, 1)), jnp.ones((2, 5, 4, 3)), jnp.ones((3, 3, 1, 3))
+    )
+    assert out.shape == (2, 3, 4, 3)
 
 
 @pytest.mark.parametrize("name", IMAGES)
