@@ -251,3 +251,22 @@ def test_further_bad_input(x64):
         attribution.split_cam(lambda x: jax.nn.softmax(fn(x)), x, 1)
     with pytest.raises(ValueError, match="reduce must be"):
         attribution.gradient(fn, x, 1, reduce="max")
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_maps_have_the_inputs_dtype(dtype):
+    """Weights and image in bfloat16: every map is, and so are resized ones."""
+    kernel = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3, 3, 3)), dtype)
+
+    def fn(x):
+        return jax.nn.relu(jax.lax.conv(x[None], kernel, (1, 1), "SAME"))[0].mean((1, 2))
+
+    x = jnp.zeros((3, 8, 9), dtype)
+    methods = {name: method for name, method in METHODS.items() if name != "split_lrp"}
+    methods["balanced"] = functools.partial(attribution.split_cam, alpha="balanced")
+    methods["line"] = attribution.integrated_gradients
+    for name, method in methods.items():
+        found = jax.eval_shape(lambda x, m=method: m(fn, x, 1), x)
+        assert (found.shape, found.dtype) == ((8, 9), dtype), name
+    large = jax.eval_shape(lambda a: attribution.resize(a, (16, 18)), x[0])
+    assert large.dtype == dtype
