@@ -8,7 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from monojax.base.checks import is_concrete
-from monojax.base.jaxprs import STRUCTURED, Call, CustomRule, inner_equations, structure_of
+from monojax.base.jaxprs import (
+    STRUCTURED,
+    Call,
+    CustomRule,
+    bodies,
+    inner_equations,
+    structure_of,
+)
 from monojax.splitting.pair import Frozen, Pair, Unresolved, depends, value_of
 from monojax.splitting.rules import NAMED, PLACES, register_rule, takes_anything
 
@@ -107,12 +114,23 @@ def abstractly(fn: Callable[..., Any], *args: Any) -> Any:
     return out[0]
 
 
+def nothing_to_do(walk: Any, structure: Any) -> bool:
+    """Whether a loop or branch can be left to jax: only derivatives are wanted, and none inside."""
+    mode = walk.mode
+    if not mode.ordinary or mode.freeze or mode.changes:
+        return False
+    names = {eqn.primitive.name for body in bodies(structure) for eqn in inner_equations(body)}
+    return not names & PLACES
+
+
 @register_rule("cond")
 @takes_anything
 def cond(walk: Any, eqn: Any, index: Any, *operands: Any) -> list[Any]:
     """Every branch is split; a choice that depends on the input is exact, but not convex."""
     choice: Any = structure_of(eqn)
     branches = choice.branches
+    if nothing_to_do(walk, choice):
+        return walk.differentiated(eqn, [walk.settled(arg) for arg in (index, *operands)])
     operands = tuple(walk.settled(operand) for operand in operands)
     index = walk.settled(index)
     if depends(index):

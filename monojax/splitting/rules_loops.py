@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from monojax.base.jaxprs import Scan, inner_equations, structure_of
+from monojax.base.jaxprs import Scan, structure_of
 from monojax.splitting.notes import place
 from monojax.splitting.pair import SplitError
-from monojax.splitting.rules import PLACES, register_rule, takes_anything
-from monojax.splitting.rules_calls import abstractly, carried, kind_of, wider
+from monojax.splitting.rules import register_rule, takes_anything
+from monojax.splitting.rules_calls import abstractly, carried, kind_of, nothing_to_do, wider
 from monojax.splitting.trips import trip_count
 
 
@@ -19,6 +19,8 @@ from monojax.splitting.trips import trip_count
 def scan(walk: Any, eqn: Any, *args: Any) -> list[Any]:
     """A scan of the split body."""
     loop: Any = structure_of(eqn)
+    if nothing_to_do(walk, loop):
+        return walk.differentiated(eqn, [walk.settled(arg) for arg in args])
     return split_scan(walk, loop, [walk.settled(arg) for arg in args])
 
 
@@ -34,17 +36,12 @@ def while_loop(walk: Any, eqn: Any, *args: Any) -> list[Any]:
     args = tuple(walk.settled(arg) for arg in args)
     steps = trip_count(loop, args)
     if isinstance(steps, str):
-        if walk.mode.ordinary and not _places(loop):
+        if nothing_to_do(walk, loop):
             return walk.differentiated(eqn, args)
         raise SplitError(f"cannot split the primitive 'while' {place(walk.where)}: {steps}.")
     _, consts, init = loop.parts(args)
     known = Scan(loop.body, len(consts), len(init), steps, reverse=False)
     return split_scan(walk, known, [*consts, *init])
-
-
-def _places(loop: Any) -> bool:
-    inside = [*inner_equations(loop.cond), *inner_equations(loop.body)]
-    return any(eqn.primitive.name in PLACES for eqn in inside)
 
 
 def split_scan(walk: Any, loop: Scan, operands: Sequence[Any]) -> list[Any]:

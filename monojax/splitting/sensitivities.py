@@ -31,7 +31,7 @@ class Sensitivities:
     """Four maps at one place, shaped as the value there."""
 
     grad: jax.Array
-    """Ordinary gradient of fn's target."""
+    """Ordinary gradient of fn's target (of what fn computes, as :func:`monojax.split` says)."""
     s: jax.Array
     """Sum of a stream's two sensitivities; the same for g and h."""
     q: jax.Array

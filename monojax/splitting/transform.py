@@ -224,6 +224,11 @@ def split(
     on x: it keeps g - h and every derivative at x, is safe in float32, but x -> g(x) as a whole is
     then neither convex nor monotone.
 
+    A function with a derivative rule of its own (`jax.custom_jvp`, `jax.custom_vjp`) is split by
+    what it computes: g - h is its value, and its rule plays no part, so that derivatives of g and h
+    (and all maps made of them) are those of its body; :func:`split_report` lists such functions.
+    Complex values have no order: a path through them is refused.
+
     Args:
       fn: ``fn(x, *args)``, x an array or pytree of floating arrays, any shapes; args (weights,
         statistics) stay plain. Pass weights as args, or closed over.

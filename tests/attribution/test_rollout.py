@@ -100,7 +100,9 @@ LATE = {
     "by a column of ones": lambda s, v: (lambda both: both[:, :-1] / both[:, -1:])(
         jnp.exp(s - s.max()) @ jnp.concatenate([v, jnp.ones_like(v[:, :1])], 1)
     ),
-    "keys first": lambda s, v: (jnp.einsum("kq,kd->qd", jnp.exp(s.T), v).T / jnp.exp(s).sum(-1)).T,
+    "keys first": lambda s, v: (
+        (jnp.einsum("kq,kd->qd", jnp.exp(s.T), v).T / jnp.exp(s).sum(-1)[None]).T
+    ),
 }
 
 

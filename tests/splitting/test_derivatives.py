@@ -236,3 +236,25 @@ def test_printing_in_a_model_changes_nothing(capfd):
     pair = mj.split(scanned)(X)
     np.testing.assert_allclose(pair.g - pair.h, scanned(X), atol=1e-3)
     assert mj.split_report(scanned, X).kind == "dc"
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision(dtype):
+    """Values and maps keep the dtype; functions of one variable are analysed in float64."""
+    w, x = jnp.asarray(W, dtype), jnp.asarray(X, dtype)
+    loop = lambda x: jax.lax.scan(
+        lambda c, m: (jax.nn.gelu(m @ c + x), None), jnp.zeros(8, dtype), jnp.stack([w, w / 2])
+    )[0]
+
+    def found(x):
+        pair = mj.split(loop)(x)
+        assert pair.kind == "dc"
+        maps = [attribution.gradient(loop, x, 1), attribution.split_grad(loop, x, 1)]
+        return pair.g - pair.h, loop(x), pair.g, *maps, jax.grad(lambda x: loop(x)[1])(x)
+
+    difference, value, g, gradient, split, want = jax.jit(found)(x)
+    assert {a.dtype for a in (difference, g, gradient, split)} == {jnp.dtype(dtype)}
+    eps = float(jnp.finfo(dtype).eps)
+    wide = lambda a: np.asarray(a, np.float32)
+    np.testing.assert_allclose(wide(difference), wide(value), atol=8 * eps * wide(g).max())
+    np.testing.assert_allclose(wide(gradient), wide(want), atol=8 * eps * np.abs(wide(want)).max())
