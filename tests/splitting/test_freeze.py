@@ -298,6 +298,8 @@ def test_vit_hides_patches_and_refuses_bad_options(x64):
     ]:
         with pytest.raises(ValueError, match=message):
             jax.eval_shape(ViT(**(dict(heads=2) | change)).init, jax.random.key(0), shape)
+    with pytest.raises(TypeError, match="the option 'pool' is named 'reduce' now"):
+        ViT(pool="mean")
 
 
 def test_linen_attention_with_a_mask_and_dropout_off(x64):
