@@ -162,7 +162,7 @@ def test_published_weights_leave_the_new_layers_fresh():
     "override, match",
     [
         ("data.source=photo", "did you mean 'photos'"),
-        ("model.depth=20", "config.model.depth is 20; there is: 18, 34, 50"),
+        ("model.depth=20", "config.model.depth must be one of 18, 34, 50, got 20"),
         ("model.dtype=float16", "did you mean 'bfloat16'"),
         ("form=gradients", "did you mean 'gradient'"),
         ("lr_scaling=line", "did you mean 'linear'"),
