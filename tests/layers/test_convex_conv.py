@@ -31,7 +31,7 @@ def make(x, features=(3, 2), **kwargs):
     return net, jax.tree.map(lambda p: p.astype(x.dtype), drawn(net, x))
 
 
-@pytest.mark.parametrize("weight_map", ["clamp", "softplus", "square", "projected"])
+@pytest.mark.parametrize("weight_map", ["clamp", "softplus", "square", "abs", "projected"])
 def test_convex_on_random_segments(x64, weight_map):
     """F(ta + (1-t)b) <= t F(a) + (1-t) F(b), odd sizes, a stride per layer, two channels."""
     net = ConvICNN((4, 3, 2), strides=(2, 1, 2), activation=softplus(3.0), weight_map=weight_map)
@@ -124,7 +124,8 @@ def test_inverse_and_fenchel_young(small):
     assert (loss[1] >= least * (1 - 1e-9)).all()
 
 
-@pytest.mark.parametrize("size", [16, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [16, 4])
 def test_implicit_gradient(x64, size):
     """Along one direction of all parameters and x, against central differences; dense and CG."""
     x = images(2, size, size, 1)
@@ -144,6 +145,7 @@ def test_implicit_gradient(x64, size):
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_matrix_free_size():
     """256 unknowns in float32, by Newton-CG: converges, secants within the bounds."""
     x = images(6, 16, 16, 1)

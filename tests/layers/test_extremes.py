@@ -260,6 +260,7 @@ def test_chains_of_other_norms_are_refused(modules):
         chain.apply(drawn(chain, X), method="bounds")
 
 
+@pytest.mark.slow
 def test_a_chain_says_how_good_its_inverse_is(x64):
     net = layers.BiLipNet((4,), 0.5, 4.0, param_dtype=jnp.float64)
     turn = layers.Rotation(param_dtype=jnp.float64)

@@ -129,7 +129,7 @@ def test_standard_head_is_a_plain_perceptron():
     np.testing.assert_allclose(head.apply({"params": p}, x), want, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("weight_map", ["square", "softplus"])
+@pytest.mark.parametrize("weight_map", ["square", pytest.param("softplus", marks=pytest.mark.slow)])
 def test_mlp_keeps_the_directions(weight_map, x64):
     """10,000 pairs ordered in the declared sense; the free input is the same in both."""
     directions = (1, -1, 0, 1)
@@ -185,6 +185,7 @@ def fits():
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_bounded_units_fit_what_convex_ones_cannot(fits, name):
     """A convex f lies below its chords: f(b) <= s f(a) + (1 - s) f(c) for b between a and c.
