@@ -52,12 +52,14 @@ CLASSES = {
 }
 """Where a class was defined -> its public name. Public names themselves stay as they are."""
 
-_WEIGHT_MAP = {"reparam": "weight_map"}
+_WEIGHT_MAP, _REDUCE = {"reparam": "weight_map"}, {"pool": "reduce"}
 FIELDS: dict[str, dict[str, str]] = {
     "monojax.layers.NonNegativeDense": _WEIGHT_MAP,
     "monojax.layers.MonotoneMLP": _WEIGHT_MAP,
     "monojax.layers.DCNetwork": _WEIGHT_MAP,
-    "monojax.layers.ConvICNN": {"pool": "reduce"},
+    "monojax.ConvBLNN": _REDUCE,
+    "monojax.layers.ConvICNN": _REDUCE,
+    "monojax.models.ViT": _REDUCE,
 }
 """Public name of a class -> old name of a field -> new name."""
 
