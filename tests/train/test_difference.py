@@ -167,6 +167,7 @@ class Bar:
         pass
 
 
+@pytest.mark.slow  # whole trainings
 def test_quick_run_learns_bars_and_resumes(tmp_path):
     """Two networks on drawn bars; run again, nothing is trained and the tables are the same."""
     config, bar = get_config("quick"), Bar()

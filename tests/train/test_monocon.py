@@ -146,6 +146,7 @@ def test_image_inputs():
     assert (out <= white + 1e-5).all() and (out >= black - 1e-5).all()
 
 
+@pytest.mark.slow  # whole trainings
 def test_trained_heads_and_the_guarantee(problem, config, tmp_path):
     """10,000 ordered pairs in float64: none for the monotone head, some for the standard one."""
     scores = lambda params, state, epoch: {"score": -1.0}  # never better than the first
