@@ -84,6 +84,16 @@ def test_order_and_directions(name, x64):
     assert slopes[..., 1].min() < 0 < slopes[..., 1].max()
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-19, 1e4])
+def test_bounds_of_tiny_weights(size):
+    """Not 0 where the squares of the weights are; found by the attack."""
+    net = SmoothMinMax(3, 4, D, smooth=False, weight_map="abs")
+    variables = jax.tree.map(lambda p: size * p, drawn(net, X))
+    kernels = [np.float64(variables["params"][n]) for n in ("kernel", "free_kernel")]
+    want = np.linalg.norm(np.concatenate(kernels), axis=0).max()
+    np.testing.assert_allclose(net.apply(variables, method="bounds")[1], want, rtol=1e-6)
+
+
 def test_initial_values_are_the_published_ones():
     """Normal cut off at 2; uniform on [-20, 2], and around -10; sharpness e^-1."""
     p = SmoothMinMax(60, 60).init(KEY, X)["params"]
