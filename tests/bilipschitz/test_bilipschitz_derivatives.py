@@ -11,6 +11,8 @@ from monojax.bilipschitz import BLNN, PartialBLNN
 from monojax.conjugate import Solver, softplus
 from monojax.conjugate.potentials import ScaledICNN
 
+pytestmark = pytest.mark.slow
+
 FINE = Solver("newton", tolerance=1e-13)
 
 
