@@ -53,6 +53,7 @@ def test_wide_float64_input_on_float32_parameters(x64, dim, widths, beta):
     assert (true <= 1.1 * info.residual + 1e-14 * beta).all() and true.max() < 1e-8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision(dtype):
     """Item 14: solved in float32, returned in the dtype of x, within the stated bound."""
@@ -168,6 +169,7 @@ def test_systems_keep_the_small_curvature(ratio):
     assert np.linalg.norm(capped) <= size * (1 + 1e-3)  # never above what is promised
 
 
+@pytest.mark.slow
 def test_inside_shard_map():
     """Item 22: value, gradient, record and inverse without check_vma=False."""
     mesh = jax.make_mesh((8,), ("b",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -203,6 +205,7 @@ def test_one_round_of_attack(promise):
     assert attempt.tried > 0 and attempt.worst <= 1, attempt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("core", ["picnn", "pairwise"])
 def test_inverses_of_the_other_networks_state_their_error(core):
     """Item 26: PartialBLNN and ConvBLNN say how far their inverses are."""
