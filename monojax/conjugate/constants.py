@@ -80,8 +80,10 @@ def by_rows(
     rows = bend = below = jnp.zeros((1,), layers[0][1].dtype)
     for wz, wy, _ in layers:
         own = _row_norms(wy)
-        below = jnp.zeros_like(own) if wz is None else wz @ bend  # curvature without activation
-        rows = own if wz is None else _times(slope, wz @ rows) + own
+        below = (
+            jnp.zeros_like(own) if wz is None else _apply(wz, bend)
+        )  # curvature without activation
+        rows = own if wz is None else _times(slope, _apply(wz, rows)) + own
         bend = _times(slope, below) + _times(curvature, jnp.square(rows))
     if not activate_output:
         return rows[0], below[0]
@@ -94,7 +96,7 @@ def _output_caps(layers: list[Layer], slope: float, activate_output: bool) -> li
     for wz, _, _ in layers[:0:-1]:
         # The last layer's slope is 1 when the output is linear.
         own = slope if (activate_output or len(caps) > 1) else 1.0
-        caps.insert(0, _times(own, wz.T @ caps[0]))
+        caps.insert(0, _times(own, _apply(wz.T, caps[0])))
     return caps
 
 
@@ -106,7 +108,7 @@ def _next(known: _Bounds, wz: jax.Array, wy: jax.Array, slope: float) -> _Bounds
     """The next layer's bounds, all but the norm."""
     spread = _spread(known, slope)
     return _Bounds(
-        rows=_times(slope, wz @ known.rows) + _row_norms(wy),
+        rows=_times(slope, _apply(wz, known.rows)) + _row_norms(wy),
         norm=known.norm,
         centre=_times(slope / 2, wz @ known.centre) + wy,
         gap=_spectral(wz) * spread,
@@ -136,6 +138,11 @@ def _times(constant: float, value: jax.Array) -> jax.Array:
     if math.isfinite(constant):
         return constant * value
     return jnp.where(value == 0, 0, jnp.sign(value) * constant)
+
+
+def _apply(matrix: jax.Array, vector: jax.Array) -> jax.Array:
+    """``matrix @ vector`` for entries >= 0, of which the vector's may be inf: 0 times inf is 0."""
+    return jnp.sum(jnp.where(matrix == 0, 0, matrix * vector[None, :]), axis=1)
 
 
 def _row_norms(matrix: jax.Array) -> jax.Array:
