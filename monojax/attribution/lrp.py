@@ -121,7 +121,7 @@ def split_lrp_recipe(o: Any, x: Any) -> Recipe:
     if strategy == "full":
         warnings.warn(
             "split_lrp with recentre='full' is the z+ rule of the original network; report it so.",
-            stacklevel=4,
+            stacklevel=3,
         )
     else:
         check_precision(x, strategy)
