@@ -90,17 +90,18 @@ def spectral_norm(matrix: jax.Array) -> jax.Array:
 
 
 @jax.custom_jvp
-def _leading(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Its left and right vector, `[m]` and `[n]`."""
-    u, _, vt = jnp.linalg.svd(matrix, full_matrices=False)
-    return u[:, 0], vt[0]
+def _leading(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """It `[]` with its left and right vector, `[m]` and `[n]`."""
+    u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    return s[0], u[:, 0], vt[0]
 
 
 @spectral_norm.defjvp
 def _spectral_norm_jvp(primals, tangents):
+    # The value out of the same decomposition as the vectors: a second one costs as much again.
     (matrix,), (change,) = primals, tangents
-    u, v = _leading(matrix)
-    return spectral_norm(matrix), u @ change @ v
+    first, u, v = _leading(matrix)
+    return first, u @ change @ v
 
 
 @_leading.defjvp
@@ -119,7 +120,7 @@ def _leading_jvp(primals, tangents):
     safe = jnp.where(first > 0, first, 1.0)
     turned_left += jnp.where(first > 0, (to_left - u @ a) / safe, 0.0)
     turned_right += jnp.where(first > 0, (to_right - vt.T @ b) / safe, 0.0)
-    return (left, right), (turned_left, turned_right)
+    return (first, left, right), (left @ to_left, turned_left, turned_right)
 
 
 NORMS: dict[str, Callable[[jax.Array], jax.Array] | None] = {

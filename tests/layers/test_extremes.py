@@ -192,6 +192,20 @@ def test_derivatives_of_the_spectral_norm_where_there_are_any(x64):
         np.testing.assert_allclose(jnp.einsum("ijkl,kl", curved, move), by_slope, atol=1e-6)
 
 
+def test_one_decomposition_for_value_and_slopes():
+    """Of the norm, of a layer and of a layer with tangents: a second one costs as much again."""
+    layer = layers.SpectralDense(3)
+    loss = lambda k: jnp.sum(layer.apply({"params": {"kernel": k, "bias": 0 * k[0]}}, k) ** 2)
+    kernel = jnp.eye(3)
+    for run in (
+        jax.value_and_grad(spectral_norm),
+        jax.value_and_grad(loss),
+        lambda k: jax.jvp(loss, (k,), (k,)),
+    ):
+        compiled = jax.jit(run).lower(kernel).compile().as_text()
+        assert compiled.count("gesdd") == 1, compiled
+
+
 @pytest.mark.parametrize("size", [1e-30, 1e-19, 1.0, 1e25, 1e37])
 def test_norms_in_range(size):
     """Frobenius, spectral and operator norms against numpy's in float64, where squares leave."""
