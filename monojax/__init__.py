@@ -2,6 +2,7 @@
 
 import importlib as _importlib
 from importlib import metadata as _metadata
+from pathlib import Path as _Path
 from typing import Any as _Any
 
 from monojax import (
@@ -82,7 +83,21 @@ def __getattr__(name: str) -> _Any:
     """Imports a room at its first use."""
     if name in _LATER:
         return _importlib.import_module(f"monojax.{name}")
-    raise AttributeError(f"module 'monojax' has no attribute {name!r}")
+    raise AttributeError(f"module 'monojax' has no attribute {name!r}{_elsewhere(name)}")
+
+
+def _elsewhere(name: str) -> str:
+    """Which rooms export a name, from their texts: nothing is imported to say it."""
+    if name.startswith("_"):
+        return ""
+    top = _Path(__file__).parent
+    listed = lambda file: f'"{name}"' in file.read_text(encoding="utf-8").partition("__all__")[2]
+    for pattern in ("*/**/__init__.py", "*/*.py"):  # rooms first, then modules inside them
+        if found := [file for file in sorted(top.glob(pattern)) if listed(file)]:
+            break
+    parts = [file.relative_to(top).with_suffix("").parts for file in found]
+    places = [".".join(("mj", *(p for p in each if p != "__init__"), name)) for each in parts]
+    return f"; did you mean {' or '.join(places)}?" if places else ""
 
 
 def __dir__() -> list[str]:

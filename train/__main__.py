@@ -45,17 +45,18 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     from jax.errors import JaxRuntimeError
 
+    from monojax.data import MissingDataError
     from monojax.training import CheckpointError, WorkdirError
     from train.hosts import Several
 
-    several = Several()
+    several = Several(command.typed)
     try:
         if command.dry_run:
             return dry_run(command.config, command.workdir, command.dry_run)
         return run(command.config, command.workdir, several, command.hosts)
     except ModuleNotFoundError as error:
         print(f"train: {missing_package(error)}", file=sys.stderr)
-    except FileNotFoundError as error:
+    except MissingDataError as error:
         print(f"train: {error}{other_source(command.config)}", file=sys.stderr)
     except (WorkdirError, CheckpointError, FloatingPointError, ImportError, OSError) as error:
         print(f"train: {error}", file=sys.stderr)

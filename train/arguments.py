@@ -28,6 +28,8 @@ class Command:
     """A slice such as "v5e:16x16", or "cuda", to compile for; "" runs."""
     hosts: tuple[str, int | None, int | None] = ("", None, None)
     """Coordinator, number of hosts, which one this is; unset ones are "" or None."""
+    typed: str = ""
+    """The config as it was typed."""
 
 
 def parse(argv: list[str], configs: Path) -> tuple[Any, str]:
@@ -85,7 +87,8 @@ def parse_command(argv: list[str], configs: Path) -> Command:
         _override(config, text)
     name = Path(file).stem + (f"-{mode}" if mode else "")
     workdir = known.workdir or str(Path("runs") / name)
-    return Command(config, workdir, known.dry_run, (known.coordinator, known.num_hosts, known.host))
+    hosts = known.coordinator, known.num_hosts, known.host
+    return Command(config, workdir, known.dry_run, hosts, known.config)
 
 
 def load_config(path: Path, mode: str = "") -> Any:
@@ -139,7 +142,10 @@ def _find(name: str, configs: Path) -> Path:
         if path.is_file():
             return path
     known = sorted(path.stem for path in configs.glob("*.py") if path.stem != "__init__")
-    raise UsageError(f"no config {name!r}; {near(Path(name).stem, known)}")
+    stem = Path(name).stem
+    family = [other for other in known if stem and other.startswith(stem)]
+    hint = f"did you mean {' or '.join(family)}?" if family else near(stem, known)
+    raise UsageError(f"no config {name!r}; {hint}")
 
 
 def _joined(rest: list[str]) -> Iterator[str]:

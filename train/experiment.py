@@ -42,7 +42,7 @@ class Entry(NamedTuple):
 EXPERIMENTS = {
     "difference": Entry("digits by a difference of two convex or two monotone networks"),
     "explain": Entry("every method's maps of photographs, judged"),
-    "groups": Entry("classes read off the maps, and unfamiliar inputs noticed by them"),
+    "groups": Entry("classes read off the maps alone, and whether unfamiliar inputs are noticed"),
     "imagenet": Entry(
         "ImageNet with the group penalty, on many hosts", True, "train.imagenet.dry_run"
     ),

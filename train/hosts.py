@@ -8,14 +8,19 @@ from typing import Any
 from monojax.training import HostOptions, agree, start_hosts
 from monojax.training.watchdog import lost
 from monojax.training.workdir import plain_config
-from train.experiment import Entry
+from train.experiment import EXPERIMENTS, Entry
 
 
 class Several:
     """The hosts of this command; one until :meth:`connect` finds more."""
 
-    def __init__(self) -> None:
-        """Alone."""
+    def __init__(self, typed: str = "") -> None:
+        """Alone.
+
+        Args:
+          typed: the config as it was typed, for messages.
+        """
+        self.typed = typed
         self.connected = False
         self.first = True
         """True on the host that writes."""
@@ -49,7 +54,12 @@ class Several:
             int(config.get("host_timeout", HostOptions.timeout)),
         )
         if options.coordinator and not entry.several_hosts:
-            raise ValueError(f"experiment {config.experiment!r} runs on one host.")
+            able = ", ".join(name for name, known in EXPERIMENTS.items() if known.several_hosts)
+            raise ValueError(
+                f"--config {self.typed or config.experiment} runs on one host; on several runs "
+                f"only {able}. Leave out --coordinator, --num_hosts and --host, and unset "
+                "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."
+            )
         self.connected = start_hosts(options)
         if self.connected:
             import jax

@@ -98,6 +98,21 @@ def check_points(points: Any, name: str = "points") -> jax.Array:
     return jnp.asarray(points)
 
 
+def check_function(fn: Any, name: str, call: str) -> None:
+    """Raises TypeError unless ``fn`` can be called: the likeliest mistake is another order.
+
+    Args:
+      fn: what was given as a function.
+      name: the argument's name.
+      call: how the call is written.
+
+    Raises:
+      TypeError: with the right call.
+    """
+    if not callable(fn):
+        raise TypeError(f"{name} must be a function, got {type(fn).__name__}; write {call}.")
+
+
 def check_output(fn: Callable[[jax.Array], jax.Array], points: jax.Array) -> tuple[int, ...]:
     """Shape of ``fn`` at one point, which must be `()` or `[c]` and floating.
 

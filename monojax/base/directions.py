@@ -41,8 +41,11 @@ def check_directions(
                 f"directions must be numbers in {{-1, 0, +1}}, got {directions.tolist()!r}."
             )
     if directions.shape != want:
+        other = directions.ndim == len(want) and directions.shape[-1] != width
+        counts = f"x has {width} inputs, directions name {directions.shape[-1]}: " if other else ""
         raise ValueError(
-            f"directions must have shape {want}, one entry per input, got {directions.shape}."
+            f"{counts}directions must have shape {want}, one entry per input, "
+            f"got {directions.shape}."
         )
     if is_concrete(directions):
         values = np.asarray(directions)

@@ -192,7 +192,10 @@ class ConvBLNN(Constants):
         return x.reshape(y.shape), record
 
     def bounds(self) -> tuple[Any, Any]:
-        """Certified ``(smallest, largest)`` slope, Euclidean norm of the image."""
+        """Certified ``(smallest, largest)`` slope, Euclidean norm of the image.
+
+        Called as ``net.apply(params, method="bounds")``.
+        """
         return self._alpha, self._alpha + self._beta
 
     def _prepare(self, x: Any, name: str, alpha: Any, beta: Any):

@@ -182,7 +182,10 @@ class BLNN(Constants):
         return x, record
 
     def bounds(self) -> tuple[Any, Any]:
-        """Certified ``(smallest, largest)`` slope, Euclidean norm: alpha and alpha + beta."""
+        """Certified ``(smallest, largest)`` slope, Euclidean norm: alpha and alpha + beta.
+
+        Called as ``net.apply(params, method="bounds")``.
+        """
         return self._alpha, self._alpha + self._beta
 
     def core_bounds(self) -> tuple[jax.Array, jax.Array]:

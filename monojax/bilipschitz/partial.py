@@ -132,7 +132,10 @@ class PartialBLNN(Constants):
         return x, record
 
     def bounds(self) -> tuple[Any, Any]:
-        """Certified ``(smallest, largest)`` slope in x_monotone, Euclidean norm."""
+        """Certified ``(smallest, largest)`` slope in x_monotone, Euclidean norm.
+
+        Called as ``net.apply(params, method="bounds")``.
+        """
         return self._alpha, self._alpha + self._beta
 
     def _prepare(self, x_free: Any, x_monotone: Any) -> tuple[jax.Array, jax.Array]:

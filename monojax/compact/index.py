@@ -14,6 +14,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from monojax.base.checks import check_function
 from monojax.base.renamed import renamed
 from monojax.compact.export import Embed, as_function
 from monojax.metrics.embedding import principal_axes
@@ -180,7 +181,10 @@ def compress(
 
     Raises:
       ValueError: on NaN, labels of another length, or dims outside [1, d].
+      TypeError: if embed is no function, as when the two are in the other order.
     """
+    if embed is not None:
+        check_function(embed, "embed", "compress(embed, gallery), or compress(None, embeddings)")
     z = unit_rows(check_embedding(_embedded(embed, gallery, batch_size), "gallery"))
     if labels is not None:
         labels = check_class_labels(labels, len(z), "labels")

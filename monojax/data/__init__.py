@@ -6,6 +6,7 @@ this package costs numpy and the standard library only.
 """
 
 from monojax.data.images import ImageSplits, cifar10, fashion_mnist, mnist, notmnist
+from monojax.data.locate import MissingDataError
 from monojax.data.synthetic import SyntheticData, additive_monotone, additive_target
 from monojax.data.tabular import TABULAR_SETS, TabularData, load_tabular
 from monojax.data.text import snli, stsb
@@ -13,6 +14,7 @@ from monojax.data.text import snli, stsb
 __all__ = [
     "TABULAR_SETS",
     "ImageSplits",
+    "MissingDataError",
     "SyntheticData",
     "TabularData",
     "additive_monotone",

@@ -4,6 +4,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from monojax.data.locate import MissingDataError
+
 _LOUD = ("urllib3", "urllib3.connectionpool", "absl", "tensorflow_datasets")
 
 
@@ -15,7 +17,7 @@ def one_error(name: str) -> Iterator[None]:
       name: of the set, for the message.
 
     Raises:
-      FileNotFoundError: instead of an error of the network or of a missing set.
+      MissingDataError: instead of an error of the network or of a missing set.
     """
     loggers = [logging.getLogger(logger) for logger in _LOUD]
     levels = [logger.level for logger in loggers]
@@ -25,7 +27,7 @@ def one_error(name: str) -> Iterator[None]:
         yield
     except OSError as error:
         first = (str(error).strip().splitlines() or [""])[0][:200]
-        raise FileNotFoundError(
+        raise MissingDataError(
             f"tensorflow-datasets could not get {name} ({type(error).__name__}: {first}). Prepare "
             "it where there is a network, and give its folder as data_dir."
         ) from error

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from monojax.data.locate import MissingDataError
+
 ENDINGS = (".jpg", ".jpeg", ".png")
 
 
@@ -35,7 +37,7 @@ def list_images(root: str | os.PathLike, classes: Sequence[str] | None = None) -
       Listing; classes without an image in this part keep their number.
 
     Raises:
-      FileNotFoundError: if no folder holds an image.
+      MissingDataError: if no folder holds an image.
       ValueError: if a folder is none of ``classes``.
     """
     root = Path(root)
@@ -46,7 +48,7 @@ def list_images(root: str | os.PathLike, classes: Sequence[str] | None = None) -
         if names:
             found[folder.name] = names
     if not found:
-        raise FileNotFoundError(
+        raise MissingDataError(
             f"{root} has no class folders with images ({', '.join(ENDINGS)}); lay them out as "
             "CLASS/NAME."
         )

@@ -15,7 +15,7 @@ import numpy as np
 from monojax.base.checks import one_of
 from monojax.base.extras import require
 from monojax.data.folders import list_images
-from monojax.data.locate import external_bytes
+from monojax.data.locate import MissingDataError, external_bytes
 
 SOURCES = ("tfds", "folder", "photos", "fake")
 PHOTOS = "images/imagenet_samples_224.npz"
@@ -66,7 +66,7 @@ def open_images(
 
     Raises:
       ValueError: on an unknown source or split, or another number of classes.
-      FileNotFoundError: if there is no data; says how to get it.
+      MissingDataError: if there is no data; says how to get it.
     """
     one_of(split, ("train", "validation"), "split")
     one_of(source, SOURCES, "source of images")
@@ -77,7 +77,7 @@ def open_images(
         images = TfdsImages("imagenet2012", split, data_dir or None)
     elif source == "folder":
         if not data_dir:
-            raise FileNotFoundError(f"source 'folder' needs a data folder. {_GET}")
+            raise MissingDataError(f"source 'folder' needs a data folder. {_GET}")
         images = _folder(Path(data_dir).expanduser(), split)
     else:
         images = PhotoImages(data_dir or None)
@@ -99,7 +99,7 @@ class TfdsImages:
       data_dir: tensorflow-datasets' folder; None for its default.
 
     Raises:
-      FileNotFoundError: if the set is not prepared there.
+      MissingDataError: if the set is not prepared there.
     """
 
     def __init__(self, dataset: str, split: str, data_dir: str | os.PathLike | None = None):
@@ -127,7 +127,7 @@ class TfdsImages:
         except Exception as error:  # several kinds: no folder, no such version, other format
             where = data_dir or "tensorflow-datasets' default folder"
             kind = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
-            raise FileNotFoundError(
+            raise MissingDataError(
                 f"no prepared {dataset}/{split} in array_record format in {where} ({kind}). {_GET}"
             ) from error
         return self._rows
@@ -159,7 +159,7 @@ class FolderImages:
         this folder's own in the order of their names.
 
     Raises:
-      FileNotFoundError: if there is no such folder, or no image in it.
+      MissingDataError: if there is no such folder, or no image in it.
       ValueError: if a folder is none of ``classes``.
     """
 
@@ -167,11 +167,11 @@ class FolderImages:
         """See the class."""
         self.root = Path(root)
         if not self.root.is_dir():
-            raise FileNotFoundError(f"there is no folder {self.root}. {_GET}")
+            raise MissingDataError(f"there is no folder {self.root}. {_GET}")
         try:
             listing = list_images(self.root, classes)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
+        except MissingDataError as error:
+            raise MissingDataError(
                 f"{error} A validation part in one flat folder must be sorted by class first. "
                 f"{_GET}"
             ) from None
@@ -203,7 +203,7 @@ class PhotoImages:
       data_dir: the data folder; None for ``MONOJAX_DATA``.
 
     Raises:
-      FileNotFoundError: if the file is not there.
+      MissingDataError: if the file is not there.
     """
 
     def __init__(self, data_dir: str | os.PathLike | None = None):
@@ -271,4 +271,4 @@ def _part(root: Path, split: str) -> Path:
     for name in names:
         if (root / name).is_dir():
             return root / name
-    raise FileNotFoundError(f"{root} has no folder {' or '.join(names)}. {_GET}")
+    raise MissingDataError(f"{root} has no folder {' or '.join(names)}. {_GET}")

@@ -16,7 +16,7 @@ import numpy as np
 from monojax.base.extras import require
 from monojax.data.downloads import one_error
 from monojax.data.folders import int32_labels, list_images
-from monojax.data.locate import external_bytes
+from monojax.data.locate import MissingDataError, external_bytes
 from monojax.data.pixels import to_eight_bits
 
 PathLike = str | os.PathLike[str]
@@ -76,7 +76,7 @@ def mnist(data_dir: PathLike | None = None, *, source: str = "files") -> ImageSp
       ImageSplits, images uint8 `[n, 28, 28]`.
 
     Raises:
-      FileNotFoundError: if the file is missing.
+      MissingDataError: if the file is missing.
       ValueError: if it is another file, or on an unknown source.
       ImportError: if tensorflow-datasets is asked for and not installed.
     """
@@ -96,7 +96,7 @@ def fashion_mnist(data_dir: PathLike | None = None, *, source: str = "files") ->
       ImageSplits, images uint8 `[n, 28, 28]`.
 
     Raises:
-      FileNotFoundError, ValueError, ImportError: as :func:`mnist`.
+      MissingDataError, ValueError, ImportError: as :func:`mnist`.
     """
     return _splits("fashion_mnist", data_dir, source)
 
@@ -117,7 +117,7 @@ def cifar10(data_dir: PathLike | None = None, *, source: str = "files") -> Image
       dog, frog, horse, ship, truck.
 
     Raises:
-      FileNotFoundError, ValueError, ImportError: as :func:`mnist`; "files" needs Pillow.
+      MissingDataError, ValueError, ImportError: as :func:`mnist`; "files" needs Pillow.
     """
     if source != "files":
         return _splits("cifar10", data_dir, source)
@@ -158,7 +158,7 @@ def notmnist(data_dir: PathLike | None = None) -> tuple[np.ndarray, np.ndarray]:
       ``(x uint8 [10000, 28, 28], y int32 [10000])``, y = 0 for A.
 
     Raises:
-      FileNotFoundError: if the file is missing.
+      MissingDataError: if the file is missing.
       ValueError: if it is another file.
     """
     arrays = read_npz("notmnist", data_dir)
@@ -176,7 +176,7 @@ def read_npz(name: str, data_dir: PathLike | None = None) -> dict[str, np.ndarra
       Name to array.
 
     Raises:
-      FileNotFoundError: if the folder or the file is missing.
+      MissingDataError: if the folder or the file is missing.
       ValueError: if the digest differs.
     """
     path, sha256, get = FILES[name]
@@ -215,7 +215,7 @@ def from_tfds(name: str, data_dir: PathLike | None = None) -> ImageSplits:
 
     Raises:
       ImportError: if it is not installed, naming the extra.
-      FileNotFoundError: if the set is not prepared and cannot be had, as without a network.
+      MissingDataError: if the set is not prepared and cannot be had, as without a network.
     """
     tfds = require("tensorflow_datasets", "data")
     parts: list[np.ndarray] = []
@@ -247,20 +247,20 @@ def from_directory(data_dir: PathLike | None) -> ImageSplits:
       ImageSplits; labels number the class folders of "train" in alphabetical order.
 
     Raises:
-      FileNotFoundError: if there is no such folder, or no image in it.
+      MissingDataError: if there is no such folder, or no image in it.
       ValueError: if images differ in size, or "test" has a class that "train" has not.
       ImportError: if Pillow is not installed.
     """
     root = Path(data_dir) if data_dir is not None else None
     if root is None or not (root / "train").is_dir():
-        raise FileNotFoundError(
+        raise MissingDataError(
             f"{root} has no folder train; lay images out as DIR/train/CLASS/NAME.png and "
             "DIR/test/CLASS/NAME.png and pass data_dir=DIR."
         )
     classes, parts = None, []
     for split in ("train", "test"):
         if not (root / split).is_dir():
-            raise FileNotFoundError(f"{root} has no folder {split}.")
+            raise MissingDataError(f"{root} has no folder {split}.")
         classes, files, labels = list_images(root / split, classes)
         images = [decode((root / split / name).read_bytes()) for name in files]
         sizes = {image.shape for image in images}

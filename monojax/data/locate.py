@@ -8,6 +8,10 @@ from pathlib import Path
 ENVIRONMENT_VARIABLE = "MONOJAX_DATA"
 
 
+class MissingDataError(FileNotFoundError):
+    """A data set is not there; the message says what to get, from where, and where to put it."""
+
+
 def data_directory(data_dir: str | os.PathLike[str] | None, wanted: str, get: str) -> Path:
     """The folder that holds the user's data files.
 
@@ -20,12 +24,12 @@ def data_directory(data_dir: str | os.PathLike[str] | None, wanted: str, get: st
       An existing folder.
 
     Raises:
-      FileNotFoundError: if no folder is named or it does not exist; says which file to get, from
+      MissingDataError: if no folder is named or it does not exist; says which file to get, from
         where, and where to put it.
     """
     named = data_dir if data_dir is not None else os.environ.get(ENVIRONMENT_VARIABLE)
     if not named:
-        raise FileNotFoundError(
+        raise MissingDataError(
             f"{wanted} is not part of the package and no data folder is given. Get it: {get} "
             f"Put it at DIR/{wanted} for a folder DIR of your choice, then pass data_dir=DIR or "
             f"set {ENVIRONMENT_VARIABLE}=DIR."
@@ -33,7 +37,7 @@ def data_directory(data_dir: str | os.PathLike[str] | None, wanted: str, get: st
     directory = Path(named).expanduser()
     if not directory.is_dir():
         origin = "data_dir" if data_dir is not None else ENVIRONMENT_VARIABLE
-        raise FileNotFoundError(
+        raise MissingDataError(
             f"{origin} names {directory}, which is not a folder. Make it, get {wanted} ({get}) "
             f"and put it at {directory / wanted}."
         )
@@ -55,12 +59,12 @@ def external_bytes(
       The bytes of the file, unchanged.
 
     Raises:
-      FileNotFoundError: if the folder or the file is missing.
+      MissingDataError: if the folder or the file is missing.
       ValueError: if the digest differs.
     """
     path = data_directory(data_dir, wanted, get) / wanted
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing. Get it: {get} Put it at {path}.")
+        raise MissingDataError(f"{path} is missing. Get it: {get} Put it at {path}.")
     content = path.read_bytes()
     check_sha256(content, sha256, str(path), advice=f"Get the file again: {get}")
     return content

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from monojax.base.extras import require
-from monojax.data.locate import external_bytes
+from monojax.data.locate import MissingDataError, external_bytes
 from monojax.data.pixels import to_rgb
 
 PathLike = str | os.PathLike[str]
@@ -130,7 +130,7 @@ def imagenet_photos(data_dir: PathLike | None = None) -> tuple[np.ndarray, np.nd
       ``(images, labels)``: uint8 `[250, 224, 224, 3]`, RGB, and int `[250]`.
 
     Raises:
-      FileNotFoundError: if the file is missing.
+      MissingDataError: if the file is missing.
       ValueError: if it is another file.
     """
     with _load("imagenet", data_dir) as file:
@@ -152,7 +152,7 @@ def coco128(data_dir: PathLike | None = None, size: int = 224) -> MaskedPhotos:
       class.
 
     Raises:
-      FileNotFoundError: if the file or the object list is missing.
+      MissingDataError: if the file or the object list is missing.
       ValueError: if the file is another one, or size < 1.
     """
     if size < 1:
@@ -214,13 +214,13 @@ def imagenet_s(directory: PathLike, part: str = "validation", size: int = 224) -
       their class in the crop are left out.
 
     Raises:
-      FileNotFoundError: if a folder or file is missing; says what is expected where.
+      MissingDataError: if a folder or file is missing; says what is expected where.
     """
     image_module = require("PIL.Image", "data")
     root = Path(directory)
     listing = root / "categories.txt"
     if not (root / part).is_dir() or not listing.is_file():
-        raise FileNotFoundError(
+        raise MissingDataError(
             f"{root} is no copy of ImageNet-S: it needs {part}/WNID/*.JPEG, "
             f"{part}-segmentation/WNID/*.png and categories.txt (WNIDs in the order of mask ids). "
             "Get ImageNet (a licence is needed) and the ImageNet-S annotations, then pass the "
@@ -233,7 +233,7 @@ def imagenet_s(directory: PathLike, part: str = "validation", size: int = 224) -
         for path in sorted((root / part / wnid).glob("*.JPEG")):
             mask_path = root / f"{part}-segmentation" / wnid / f"{path.stem}.png"
             if not mask_path.is_file():
-                raise FileNotFoundError(f"{mask_path} is missing.")
+                raise MissingDataError(f"{mask_path} is missing.")
             code = np.asarray(image_module.open(mask_path).convert("RGB"), np.int64)
             own = code[..., 0] + 256 * code[..., 1] == wnids.index(wnid) + 1
             picture = _centre(to_rgb(image_module.open(path)), size, "BICUBIC")
@@ -241,7 +241,7 @@ def imagenet_s(directory: PathLike, part: str = "validation", size: int = 224) -
             if np.asarray(mask).any():
                 kept.append((np.asarray(picture), np.asarray(mask, bool), wnid, path.stem))
     if not kept:
-        raise FileNotFoundError(f"{root / part} has no images with masks.")
+        raise MissingDataError(f"{root / part} has no images with masks.")
     images, masks, names, ids = zip(*kept, strict=True)
     classes: list[tuple[int, ...]] = [(index[name],) for name in names]
     return MaskedPhotos(np.stack(images), np.stack(masks), list(names), classes, np.asarray(ids))

@@ -160,7 +160,7 @@ def load_tabular(
     Raises:
       ValueError: on an unknown name or protocol, a protocol the set does not have, a share
         outside (0, 1), a bad seed, or a file that is not the expected one.
-      FileNotFoundError: if the folder or file is missing; says what to get, from where, and
+      MissingDataError: if the folder or file is missing; says what to get, from where, and
         where to put it.
 
     Example:

@@ -83,7 +83,7 @@ def snli(
       Inference.
 
     Raises:
-      FileNotFoundError: if the file is missing; says where to get it.
+      MissingDataError: if the file is missing; says where to get it.
       ValueError: on an unknown split or source, or a damaged file.
       ImportError: without tensorflow-datasets, for source "tfds".
     """
@@ -119,7 +119,7 @@ def stsb(
       Similarity.
 
     Raises:
-      FileNotFoundError: if the file is missing; says where to get it.
+      MissingDataError: if the file is missing; says where to get it.
       ValueError: on an unknown split or source, or a damaged file.
       ImportError: without tensorflow-datasets, for source "tfds".
     """

@@ -120,7 +120,10 @@ class MonLipDense(Guaranteed):
         return self._explicit(*self._matrices(check_width(width, "width"), build))
 
     def bounds(self) -> tuple[Any, Any]:
-        """Certified ``(smallest, largest)`` slope in l2: lower and upper."""
+        """Certified ``(smallest, largest)`` slope in l2: lower and upper.
+
+        Called as ``net.apply(params, method="bounds")``.
+        """
         check_bounds(self.lower, self.upper)
         return self.lower, self.upper
 
@@ -296,7 +299,10 @@ class BiLipNet(Guaranteed):
         return x
 
     def bounds(self) -> tuple[Any, Any]:
-        """Certified ``(smallest, largest)`` slope in l2: lower and upper."""
+        """Certified ``(smallest, largest)`` slope in l2: lower and upper.
+
+        Called as ``net.apply(params, method="bounds")``.
+        """
         check_bounds(self.lower, self.upper)
         return self.lower, self.upper
 

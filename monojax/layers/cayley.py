@@ -153,7 +153,10 @@ class CayleyDense(Guaranteed):
         return y + along(bias, y)
 
     def bounds(self) -> tuple[float, float]:
-        """Certified ``(smallest, largest)`` slope in l2: (1, 1) if features >= d, else (0, 1)."""
+        """Certified ``(smallest, largest)`` slope in l2: (1, 1) if features >= d, else (0, 1).
+
+        Called as ``net.apply(params, method="bounds")``.
+        """
         if self.scope is None or not self.has_variable("params", "kernel"):
             return 0.0, 1.0
         width: int = self.get_variable("params", "kernel").shape[0]
@@ -264,7 +267,10 @@ class CayleyConv(Guaranteed):
         return y.reshape(*x.shape[:-1], features)
 
     def bounds(self) -> tuple[float, float]:
-        """Certified ``(smallest, largest)`` slope in l2: (1, 1) if features >= channels."""
+        """Certified ``(smallest, largest)`` slope in l2: (1, 1) if features >= channels.
+
+        Called as ``net.apply(params, method="bounds")``.
+        """
         if self.scope is None or not self.has_variable("params", "kernel"):
             return 0.0, 1.0
         channels: int = self.get_variable("params", "kernel").shape[2]

@@ -51,7 +51,10 @@ class Rotation(Guaranteed):
         return y @ self._matrix(y.shape[-1], build).astype(y.dtype)
 
     def bounds(self) -> tuple[float, float]:
-        """Certified ``(smallest, largest)`` slope in l2: ``(1, 1)``."""
+        """Certified ``(smallest, largest)`` slope in l2: ``(1, 1)``.
+
+        Called as ``net.apply(params, method="bounds")``.
+        """
         return 1.0, 1.0
 
 
@@ -117,6 +120,8 @@ class Chain(Guaranteed):
 
     def bounds(self) -> tuple[Any, Any]:
         """Certified ``(smallest, largest)`` slope of the chain, in :attr:`norms`.
+
+        Called as ``net.apply(params, method="bounds")``.
 
         Raises:
           ValueError: if the norms of two neighbours differ: constants do not multiply then.

@@ -160,7 +160,10 @@ class ICNN(Guaranteed):
         return jax.vmap(lambda y: self.maths.value(params, y))(flat).reshape(y.shape[:-1])
 
     def bounds(self) -> tuple[float, jax.Array]:
-        """Certified ``(smallest, largest)`` slope of F in l2, from the weights as they are."""
+        """Certified ``(smallest, largest)`` slope of F in l2, from the weights as they are.
+
+        Called as ``net.apply(params, method="bounds")``.
+        """
         return 0.0, self.constants()[0]
 
     def constants(self) -> tuple[jax.Array, jax.Array]:

@@ -57,6 +57,8 @@ class ConvexMLP(Guaranteed):
     def bounds(self) -> tuple[float, jax.Array]:
         """Certified ``(smallest, largest)`` slope in l2, from the weights as they are.
 
+        Called as ``net.apply(params, method="bounds")``.
+
         Raises:
           ValueError: if the activation's largest slope is infinite or not known.
         """
@@ -167,6 +169,8 @@ class DCNetwork(Guaranteed):
 
     def bounds(self) -> tuple[float, jax.Array]:
         """Certified ``(smallest, largest)`` slope of g - h in l2, from the weights as they are.
+
+        Called as ``net.apply(params, method="bounds")``.
 
         For h(1 - x) or h(x); not for a second input of its own.
         """

@@ -43,7 +43,10 @@ class Guaranteed(Frozen):
         return "two", "two"
 
     def bounds(self) -> tuple[Any, Any]:
-        """Certified ``(smallest, largest)`` slope in :attr:`norms`: ``(0, 1)``."""
+        """Certified ``(smallest, largest)`` slope in :attr:`norms`: ``(0, 1)``.
+
+        Called as ``net.apply(params, method="bounds")``.
+        """
         return 0.0, 1.0
 
 

@@ -101,7 +101,10 @@ class LipschitzMLP(Guaranteed):
         return make(widths[-1], **options)(x)
 
     def bounds(self) -> tuple[float, Any]:
-        """Certified ``(smallest, largest)`` slope in l2: ``(0, lipschitz)``."""
+        """Certified ``(smallest, largest)`` slope in l2: ``(0, lipschitz)``.
+
+        Called as ``net.apply(params, method="bounds")``.
+        """
         check_positive(self.lipschitz, "lipschitz")
         return 0.0, self.lipschitz
 

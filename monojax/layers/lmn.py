@@ -119,7 +119,10 @@ class NormDense(Guaranteed):
         return choose("kind", self.kind, KIND_NORMS)  # type: ignore[no-any-return]
 
     def bounds(self) -> tuple[float, Any]:
-        """Certified ``(smallest, largest)`` slope in :attr:`norms`: ``(0, max_norm)``."""
+        """Certified ``(smallest, largest)`` slope in :attr:`norms`: ``(0, max_norm)``.
+
+        Called as ``net.apply(params, method="bounds")``.
+        """
         return 0.0, self.max_norm
 
 
@@ -200,6 +203,8 @@ class LMN(Guaranteed):
 
     def bounds(self) -> tuple[float, Any]:
         """Certified ``(smallest, largest)`` slope in :attr:`norms`, linear term included.
+
+        Called as ``net.apply(params, method="bounds")``.
 
         The largest is that of :func:`lmn_bound`. Slopes in single inputs have the directions'
         signs and sizes up to 2 ``lipschitz``.

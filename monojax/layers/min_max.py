@@ -92,7 +92,10 @@ class SmoothMinMax(Guaranteed):
         return y.astype(x.dtype)
 
     def bounds(self) -> tuple[float, jax.Array]:
-        """Certified ``(smallest, largest)`` slope in l2, from the weights as they are."""
+        """Certified ``(smallest, largest)`` slope in l2, from the weights as they are.
+
+        Called as ``net.apply(params, method="bounds")``.
+        """
         params, parts = self.variables["params"], []
         wide = lambda raw: jnp.asarray(raw, jnp.promote_types(raw.dtype, jnp.float32))
         if "kernel" in params:

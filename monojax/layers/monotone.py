@@ -154,6 +154,8 @@ class MonotoneMLP(Guaranteed):
     def bounds(self) -> tuple[float, jax.Array]:
         """Certified ``(smallest, largest)`` slope in l2, from the weights as they are.
 
+        Called as ``net.apply(params, method="bounds")``.
+
         Raises:
           ValueError: if the activation is a callable: its slopes are not known.
         """

@@ -8,12 +8,17 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from monojax.base.checks import check_number, check_width
+from monojax.base.renamed import renamed
 from monojax.layers.guarantee import Guaranteed
 from monojax.layers.lipschitz_common import along, prepare, weight
 from monojax.layers.nonnegative import NonNegativeDense, fan_in_uniform
 from monojax.layers.spectral import gram_bound
 
 
+@renamed(
+    reparam="the head's weights are squared, as published. It is named weight_map now, and "
+    "MonotoneMLP and NonNegativeDense have it."
+)
 class MonotoneHead(Guaranteed):
     r"""MonoCon's head, as published: :math:`y = \phi(x\,W_1^{\circ 2} + b_1)\,W_2^{\circ 2} + b_2`.
 
@@ -57,7 +62,10 @@ class MonotoneHead(Guaranteed):
     param_dtype: Any = jnp.float32
 
     def bounds(self) -> tuple[float, jax.Array]:
-        """Certified ``(smallest, largest)`` slope in l2, from the weights as they are."""
+        """Certified ``(smallest, largest)`` slope in l2, from the weights as they are.
+
+        Called as ``net.apply(params, method="bounds")``.
+        """
         params = self.variables["params"]
         whole = jnp.eye(params["dense_0"]["kernel"].shape[0])
         for i in range(self.num_layers + 1):

@@ -178,7 +178,10 @@ class NonNegativeDense(Guaranteed):
     param_dtype: Any = jnp.float32
 
     def bounds(self) -> tuple[float, jax.Array]:
-        """Certified ``(smallest, largest)`` slope in l2, from the weights as they are."""
+        """Certified ``(smallest, largest)`` slope in l2, from the weights as they are.
+
+        Called as ``net.apply(params, method="bounds")``.
+        """
         raw: jax.Array = self.get_variable("params", "kernel")
         positive = nonnegative_map(self.weight_map)
         return 0.0, gram_bound(positive(raw.astype(jnp.promote_types(raw.dtype, jnp.float32))))

@@ -112,7 +112,10 @@ class ScalableMonotoneNetwork(Guaranteed):
         return y + jnp.broadcast_to(bias.astype(x.dtype), y.shape)
 
     def bounds(self) -> tuple[float, jax.Array]:
-        """Certified ``(smallest, largest)`` slope in l2, from the weights as they are."""
+        """Certified ``(smallest, largest)`` slope in l2, from the weights as they are.
+
+        Called as ``net.apply(params, method="bounds")``.
+        """
         params, (widths, _, _) = self.variables["params"], self._widths()
 
         def size(name: str) -> jax.Array:

@@ -182,6 +182,8 @@ class SpectralDense(Guaranteed):
     def bounds(self) -> tuple[float, float]:
         """Certified ``(smallest, largest)`` slope in l2: ``(0, 1)``.
 
+        Called as ``net.apply(params, method="bounds")``.
+
         Raises:
           ValueError: for ``norm="power"``, which guarantees none.
         """

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from monojax.base.checks import check_labels, check_output, check_points, one_of
+from monojax.base.checks import check_function, check_labels, check_output, check_points, one_of
 from monojax.base.compat import as_varying, varying_axes
 from monojax.base.directions import check_directions
 from monojax.penalties.columns import perturbed
@@ -88,6 +88,8 @@ class Slopes:
           ValueError: on wrong shapes, directions, labels or names, on NaN in concrete points.
           TypeError: on integer points.
         """
+        call = "(fn, points, directions) with fn = lambda x: model.apply(params, x), of ONE example"
+        check_function(fn, "the first argument, fn,", call)
         points = jax.lax.stop_gradient(check_points(points))
         if outputs is not None:
             one_of(outputs, OUTPUTS, "outputs")

@@ -66,7 +66,7 @@ def start_hosts(options: HostOptions) -> bool:
       True if this is a run on several hosts.
 
     Raises:
-      ValueError: if the options are incomplete.
+      ValueError: if the options are incomplete, or "auto" finds no hosts.
     """
     if not options.coordinator:
         if options.num_hosts is not None or options.host is not None:
@@ -82,7 +82,16 @@ def start_hosts(options: HostOptions) -> bool:
         "shutdown_timeout_seconds": options.timeout,
     }
     if options.coordinator == "auto":
-        jax.distributed.initialize(**limits)
+        try:
+            jax.distributed.initialize(local_device_ids=_all_gpus(os.environ), **limits)
+        except ValueError as error:
+            if "must be defined" not in str(error) and "should be defined" not in str(error):
+                raise
+            raise ValueError(
+                "the coordinator 'auto' found no hosts: it asks the machine, and only TPU pods, "
+                "Slurm and a few others know. Give HOST:PORT of the first host, the number of "
+                "hosts and which one this is; or no coordinator, to run on this machine alone."
+            ) from error
         return True
     _, colon, port = options.coordinator.rpartition(":")
     if not colon or not port.isdigit():
@@ -98,6 +107,15 @@ def start_hosts(options: HostOptions) -> bool:
         )
     jax.distributed.initialize(options.coordinator, num, host, **limits)
     return True
+
+
+def _all_gpus(environment: Mapping[str, str]) -> list[int] | None:
+    """Under Slurm with one process a node: all GPUs of the node; JAX would take the first alone."""
+    alone = environment.get("SLURM_STEP_NUM_TASKS") == environment.get("SLURM_STEP_NUM_NODES", "")
+    gpus = environment.get("SLURM_GPUS_ON_NODE", "")
+    if not alone or not gpus.isdigit() or environment.get("JAX_LOCAL_DEVICE_IDS"):
+        return None
+    return list(range(int(gpus))) or None
 
 
 def agree(values: Mapping[str, Any]) -> str:

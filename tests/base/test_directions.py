@@ -24,6 +24,19 @@ def test_rejects_another_length(bad):
         mj.check_directions(bad, 3)
 
 
+@pytest.mark.parametrize("name", ["MonotoneMLP", "LMN", "SmoothMinMax"])
+@pytest.mark.parametrize("width", [2, 4])
+def test_an_input_of_another_width_is_counted(name, width):
+    """What the user gave wrong may be x: both numbers are said."""
+    net = {
+        "MonotoneMLP": mj.layers.MonotoneMLP((4, 1), directions=(1, 0, -1)),
+        "LMN": mj.layers.LMN((4, 1), 1.0, (1, 0, -1)),
+        "SmoothMinMax": mj.layers.SmoothMinMax(2, 2, (1, 0, -1)),
+    }[name]
+    with pytest.raises(ValueError, match=f"x has {width} inputs, directions name 3: "):
+        jax.eval_shape(net.init, jax.random.key(0), jnp.ones((5, width)))
+
+
 @pytest.mark.parametrize(
     "bad, found", [([2, 0, 1], "2"), ([0, 0.5, 1], "0.5"), ([0, 1, np.nan], "nan")]
 )

@@ -223,3 +223,8 @@ def test_bad_input_is_named(tmp_path):
             call()
     with pytest.raises(FileNotFoundError):
         load_index(tmp_path / "absent.npz")
+    for embed in (y, {"params": y}, y.tolist()):  # the two in the other order, parameters
+        with pytest.raises(
+            TypeError, match=r"embed must be a function.*compress\(embed, gallery\)"
+        ):
+            compress(embed, lambda x: x)

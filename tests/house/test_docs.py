@@ -204,6 +204,7 @@ def test_the_extras_are_explained():
         "text",
         "weights",
         "export",
+        "tpu",
         "test",
         "docs",
         "dev",

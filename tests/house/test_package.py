@@ -61,6 +61,24 @@ def test_rooms_that_are_not_needed_are_imported_at_their_first_use():
 
     with pytest.raises(AttributeError, match="no attribute 'modles'"):
         monojax.modles  # noqa: B018
+    for name, place in (
+        ("MonotoneMLP", "mj.layers.MonotoneMLP"),
+        ("Diagnostics", "mj.bilipschitz.Diagnostics"),
+        ("knn_accuracy", "mj.metrics.knn_accuracy"),
+        ("pointing_game", "mj.attribution.metrics.pointing_game"),
+        ("MLP", "mj.models.MLP"),
+    ):
+        with pytest.raises(AttributeError, match=rf"'{name}'; did you mean {place}\?$"):
+            getattr(monojax, name)
+
+
+def test_asking_for_what_is_elsewhere_imports_nothing():
+    code = (
+        "import sys, monojax as mj; print([hasattr(mj, n) for n in ('fit', 'MLP', '__x__')]); "
+        "print([r for r in ('data', 'models', 'training') if f'monojax.{r}' in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.split("\n")[:2] == ["[False, False, False]", "[]"]
 
 
 def test_every_public_name_exists_and_is_documented(checkout):

@@ -279,6 +279,8 @@ def test_bad_arguments_are_named():
         MonotoneMLP((4, 1), concave=0.5)
     with pytest.raises(TypeError, match="'reparam' is named 'weight_map' now"):
         MonotoneMLP((4, 1), reparam="square")
+    with pytest.raises(TypeError, match=r"squared, as published.*named weight_map.*MonotoneMLP"):
+        MonotoneHead(4, reparam="square")
     with pytest.raises(ValueError, match="'clip' is named 'clamp' now"):
         MonotoneMLP((4, 1), weight_map="clip").init(KEY, x)
     with pytest.raises(ValueError, match="cannot be traced"):

@@ -55,6 +55,13 @@ def test_a_function_of_a_batch_is_told_so(entry, batched):
         ENTRIES[entry](batched, X, (1, 1))
 
 
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_something_else_than_a_function_is_told_what_fn_is(entry):
+    for wrong in ({"params": X}, X, None):
+        with pytest.raises(TypeError, match=r"first argument, fn, must be .*model\.apply\(params"):
+            ENTRIES[entry](wrong, X, (1, 1))
+
+
 def test_other_mistakes_keep_their_error():
     with pytest.raises(KeyError, match="kernel"):
         mj.monotonicity_penalty(lambda x: {}["kernel"] @ x, X, (1, 1))

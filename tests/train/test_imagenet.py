@@ -183,6 +183,8 @@ def test_mistakes_are_named_before_anything_is_written(override, match, tmp_path
     assert main(argv) in (1, 2)
     error = capsys.readouterr().err
     assert re.search(match, error), error
+    assert ("=fake" in error) == ("tfds" in override)  # other data help where data are missing only
+    assert ("=tfds" in error) == (override == "data.source=folder")
     assert not (tmp_path / "run").exists()
 
 
@@ -202,5 +204,7 @@ def test_half_a_coordinator_is_refused(tmp_path, capsys):
         assert main([*FAKE, *flags, f"--workdir={tmp_path / 'run'}"]) == 1
         assert "coordinator" in capsys.readouterr().err
     assert main(["--config=main:quick", "--coordinator=localhost:1"]) == 1
-    assert "experiment 'penalties' runs on one host" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "--config main:quick runs on one host; on several runs only imagenet" in error
+    assert "Leave out --coordinator" in error and "unset JAX_COORDINATOR_ADDRESS" in error
     assert not jax.distributed.is_initialized()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -49,6 +50,27 @@ def test_ssh_names_the_coordinator_and_numbers_the_hosts():
         assert "JAX_COORDINATOR_ADDRESS=first:1234 JAX_NUM_PROCESSES=3" in remote
         assert f"JAX_PROCESS_ID={i} " in remote
         assert shlex.split(remote)[-len(ARGUMENTS) :] == ARGUMENTS
+
+
+def test_the_dry_form_of_slurm_queues_nothing():
+    """`DRY=1 sbatch ...` would queue a job, so no text says it."""
+    root = LAUNCH.parents[1]
+    for path in (LAUNCH / "slurm.sh", LAUNCH / "README.md", root / "docs" / "pods.md"):
+        text = path.read_text()
+        assert "DRY=1 bash train/launch/slurm.sh -- " in text, path
+        assert not re.search(r"DRY=1\]? sbatch", text), path
+
+
+def test_flags_of_the_launch_table_are_flags_of_the_config():
+    from train.__main__ import CONFIGS
+    from train.arguments import parse
+
+    text = (LAUNCH.parents[1] / "docs" / "pods.md").read_text()
+    flags = set(re.findall(r"--config\.[\w.]+=\w+", text))
+    assert {"--config.weights=FILE", "--config.data.dir=DIR", "--config.data.source=folder"} < flags
+    for flag in flags:
+        if flag != "--config.batch_size=N":
+            parse(["--config=imagenet", flag], CONFIGS)
 
 
 @pytest.mark.parametrize(

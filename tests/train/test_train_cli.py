@@ -22,6 +22,9 @@ from train.penalties import report
         (["--config", "penaltys_synthetic"], "did you mean penalties_synthetic"),
         (["--config", "train/configs/mian.py"], "did you mean main"),
         (["--config", "nothing_like_it"], "there is: .*main.*sphere"),
+        (["--config", "monocon"], "monocon_cifar10 or .*monocon_cifar100 .*monocon_digits .*_snli"),
+        (["--config", "monocon_"], "monocon_cifar10 or .*_cifar100 or .*_digits or .*_snli[?]"),
+        (["--config", "penalties.py:d100"], "did you mean penalties_synthetic[?]"),
         (["--config", "main:fast"], "unknown mode 'fast'; main.py has 'full' and 'quick'"),
         (["--config", "penalties_synthetic:d300"], "unknown mode 'd300'.*d100"),
         (["--config.sed=3"], "config has no key 'sed'; did you mean seed"),
@@ -151,6 +154,25 @@ def test_missing_data_name_the_other_source(tmp_path, monkeypatch, capsys, confi
     monkeypatch.delenv("MONOJAX_DATA", raising=False)
     assert main([f"--config={config}", f"--workdir={tmp_path / 'run'}"]) == 1
     assert hint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("config", ["imagenet", "groups:quick", "monocon_snli:reduced"])
+def test_a_missing_file_that_is_no_data_gets_no_hint_to_data(tmp_path, monkeypatch, capsys, config):
+    def absent(*_):
+        raise FileNotFoundError("no weights file at resnet50.pth.")
+
+    monkeypatch.setattr("train.__main__.run", absent)
+    assert main([f"--config={config}", f"--workdir={tmp_path / 'run'}"]) == 1
+    assert capsys.readouterr().err == "train: no weights file at resnet50.pth.\n"
+
+
+@pytest.mark.parametrize("config", ["main:quick", "sphere", "lipschitz_fits:quick"])
+def test_a_config_for_one_host_names_itself_and_the_way_out(tmp_path, capsys, config):
+    flags = ["--coordinator=localhost:1", "--num_hosts=2", "--host=0"]
+    assert main([f"--config={config}", *flags, f"--workdir={tmp_path / 'run'}"]) == 1
+    error = capsys.readouterr().err
+    assert f"--config {config} runs on one host; on several runs only imagenet" in error
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("address", ["gs://bucket/run", "s3://bucket/run", "gs:/bucket/run"])

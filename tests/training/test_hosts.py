@@ -42,6 +42,44 @@ def test_incomplete_options(options, match):
     assert not training.start_hosts(training.HostOptions())
 
 
+def test_auto_where_no_machine_knows(monkeypatch):
+    """As jax says it, in its three ways."""
+    for text in (
+        "coordinator_address should be defined.",
+        "Number of processes must be defined.",
+        "The process id of the current process must be defined.",
+    ):
+
+        def initialize(text=text, **_):
+            raise ValueError(text)
+
+        monkeypatch.setattr(jax.distributed, "initialize", initialize)
+        with pytest.raises(ValueError, match=r"'auto' found no hosts.*HOST:PORT.*this machine"):
+            training.start_hosts(training.HostOptions("auto"))
+
+
+def test_a_process_of_slurm_takes_all_gpus_of_its_node(monkeypatch):
+    """JAX alone gives it the first one: it takes a process for every GPU for granted."""
+    given = []
+    monkeypatch.setattr(
+        jax.distributed, "initialize", lambda **options: given.append(options["local_device_ids"])
+    )
+    one = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "4", "SLURM_GPUS_ON_NODE": "8"}
+    cases = [
+        (one, list(range(8))),
+        ({**one, "SLURM_GPUS_ON_NODE": "1"}, [0]),
+        ({**one, "SLURM_STEP_NUM_TASKS": "32"}, None),  # one for each GPU, as JAX expects
+        ({**one, "JAX_LOCAL_DEVICE_IDS": "2,3"}, None),
+        ({**one, "SLURM_GPUS_ON_NODE": ""}, None),
+        ({}, None),  # a TPU pod
+    ]
+    for environment, want in cases:
+        for name in (*one, "JAX_LOCAL_DEVICE_IDS"):
+            monkeypatch.setenv(name, environment.get(name, ""))
+        assert training.start_hosts(training.HostOptions("auto"))
+        assert given[-1] == want, environment
+
+
 def test_one_host_agrees_with_itself():
     first = training.agree({"a": 1, "b": {"c": 2}})
     assert first == training.agree({"b": {"c": 2}, "a": 1}) != training.agree({"a": 1})

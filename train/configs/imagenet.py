@@ -1,10 +1,16 @@
-r"""Group-monotone fine-tuning of ResNet-50 on ImageNet, as in the paper, on any number of hosts.
+r"""Group-monotone ResNet-50 on ImageNet, on any number of hosts; give weights to fine-tune.
 
-One host:  python -m train --config imagenet --workdir RUN --config.data.dir=DIR
+One host:  python -m train --config imagenet --workdir RUN --config.data.dir=DIR \
+               --config.weights=FILE
 Several:   the same on every host, with --coordinator HOST:PORT --num_hosts N --host I, or with
            JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID set; on a TPU pod with
            --coordinator auto.
 On paper:  --dry_run v5e:16x16 compiles the step for a slice that is not there.
+
+The paper fine-tunes: FILE is torchvision's ResNet-50, on every host. Without it the network starts
+from random weights. DIR holds imagenet2012 of tensorflow-datasets as array_record, or, with
+--config.data.source=folder, train/CLASS/*.JPEG and val/CLASS/*.JPEG; --config.data.source=fake
+needs no data.
 
 Start again after an interruption with the same command. ":quick" is a ResNet-18 of width 16 on
 the 250 photos (MONOJAX_DATA), 64x64: a smoke run whose numbers mean nothing.

@@ -9,12 +9,18 @@
 #   sbatch --nodes=4 train/launch/slurm.sh -- --config imagenet --workdir runs/imagenet
 #
 # JAX reads Slurm's own variables (--coordinator auto). Two minutes before its time is over Slurm
-# sends SIGTERM, on which all hosts save and stop; the same command goes on. DRY=1 prints the command
-# and runs nothing. Start it in the folder of the code.
+# sends SIGTERM, on which all hosts save and stop; the same command goes on. Start it in the folder
+# of the code, which all nodes must see. --gpus-per-node and --cpus-per-task above are for nodes of
+# eight GPUs; what stands before the script's name on sbatch's command line wins over them. PYTHON
+# says which Python.
+#
+#   DRY=1 bash train/launch/slurm.sh -- --config imagenet
+#
+# prints the command and runs nothing (with sbatch in front it would be queued as a job).
 set -euo pipefail
 
 if [ "${1:-}" != -- ] || [ "$#" -lt 2 ]; then
-  echo "usage: [DRY=1] sbatch --nodes=N $0 -- ARGUMENTS of python -m train" >&2
+  echo "usage: sbatch --nodes=N $0 -- ARGUMENTS of python -m train; DRY=1 bash $0 -- ... prints it" >&2
   exit 2
 fi
 shift

@@ -8,6 +8,7 @@ import numpy as np
 
 from monojax.data.crops import eval_crop
 from monojax.data.folders import list_images
+from monojax.data.locate import MissingDataError
 from monojax.data.photos import imagenet_photos, imagenet_wnids
 
 DATA = ("photos", "folder")
@@ -23,7 +24,7 @@ def number_of_images(config: Any) -> int:
       The number.
 
     Raises:
-      FileNotFoundError: if the folder is missing or empty.
+      MissingDataError: if the folder is missing or empty.
     """
     total = 250 if config.data == "photos" else len(_files(config.folder)[0])
     return min(total, config.limit or total)
@@ -40,7 +41,7 @@ def batches(config: Any, first: int = 0) -> Iterator[tuple[np.ndarray, np.ndarra
       ``(uint8 [n, size, size, 3], int [n])``; the last batch may be short.
 
     Raises:
-      FileNotFoundError: if data are missing.
+      MissingDataError: if data are missing.
     """
     total = number_of_images(config)
     rows = range(first, total, config.batch_size)
@@ -65,9 +66,9 @@ def _files(folder: str) -> tuple[list[Path], np.ndarray]:
         "and pass --config.folder=DIR."
     )
     if not folder or not Path(folder).is_dir():
-        raise FileNotFoundError(f"no folder {folder or '(nothing)'}: {get}")
+        raise MissingDataError(f"no folder {folder or '(nothing)'}: {get}")
     try:
         listing = list_images(folder, imagenet_wnids())
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error} To get started, {get}") from None
+    except MissingDataError as error:
+        raise MissingDataError(f"{error} To get started, {get}") from None
     return [Path(folder) / name for name in listing.files], listing.labels
