@@ -30,6 +30,7 @@ def test_recursion_by_hand():
 
     @jax.jit
     def by_hand(p, y):
+        p = {k: v if v.ndim == 2 else v[None, None] for k, v in p.items()}
         z = g(y @ p["y_kernel_0"] + p["bias_0"])
         z = g(z @ jnp.maximum(p["z_kernel_1"], 0) + y @ p["y_kernel_1"] + p["bias_1"])
         z = g(z @ jnp.maximum(p["z_kernel_2"], 0) + y @ p["y_kernel_2"] + p["bias_2"])
@@ -201,8 +202,10 @@ def test_partial_uses_every_block():
 
 
 def test_activations():
-    assert as_activation("softplus") is softplus(10.0) is as_activation(softplus())
-    assert as_activation(jax.nn.softplus) is softplus(1.0)
+    assert as_activation("softplus") is softplus(1.0) is as_activation(jax.nn.softplus)
+    assert as_activation(softplus(10.0)) is softplus(10.0) is ICNN((2,)).activation
+    with pytest.raises(TypeError, match="sharpness"):
+        softplus()
     assert as_activation(jax.nn.relu).piecewise_linear and as_activation("relu").piecewise_linear
     leaky = as_activation(lambda a: jnp.maximum(a, 0.1 * a))
     assert leaky.piecewise_linear and not as_activation(jnp.exp).piecewise_linear

@@ -194,7 +194,7 @@ def test_shapes_and_initialisation():
         ({"strides": (1, 2)}, "one for each of 1 layers"),
         ({"strides": 0}, "strides must be"),
         ({"kernel_size": 0}, "kernel_size must be made of integers >= 1"),
-        ({"pool": "max"}, "reduce must be one of"),
+        ({"reduce": "max"}, "reduce must be one of"),
         ({"weight_map": "cube"}, "weight_map must be one of"),
         ({"activation": "relu"}, "no valid implicit rule"),
     ],

@@ -132,7 +132,7 @@ def test_scales_are_those_of_the_formulas(x64):
     np.testing.assert_allclose(rows, want[:, None] * kernel, rtol=1e-12)
     np.testing.assert_allclose(steps, 2 / (np.abs(kernel.T @ kernel) @ q / q), rtol=1e-12)
     np.testing.assert_allclose(conv_scale, np.asarray(sums) ** -0.5, rtol=1e-12)
-    np.testing.assert_allclose(conv, conv_scale[:, None] * taps, rtol=1e-12)
+    np.testing.assert_allclose(conv, np.asarray(conv_scale)[:, None] * taps, rtol=1e-12)
 
 
 @pytest.mark.parametrize("psi", [0.0, 8.0, -8.0, 10.0, 100.0])

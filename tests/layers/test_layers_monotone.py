@@ -70,7 +70,7 @@ def test_head_jacobian_bounds(dim, x64):
     variables = perturbed(head, x)
     v1, v2 = (np.square(variables["params"][f"dense_{i}"]["kernel"]) for i in range(2))
     upper = np.asarray(v1 @ v2).T
-    slopes = jax.jit(jax.vmap(jax.jacobian(lambda x: head.apply(variables, x))))(x)
+    slopes = np.asarray(jax.jit(jax.vmap(jax.jacobian(lambda x: head.apply(variables, x))))(x))
     tight = 1e-12 * upper.max()
     assert slopes.min() >= 0 and upper.min() > 0
     assert (slopes >= 0.01 * upper - tight).all() and (slopes <= upper + tight).all()
@@ -123,7 +123,7 @@ def test_ablation_has_the_same_parameters():
 def test_standard_head_is_a_plain_perceptron():
     head = MonotoneHead(2, hidden=5, monotone=False)
     x = np.linspace(-1, 1, 12).reshape(4, 3).astype(np.float32)
-    p = head.init(KEY, x)["params"]
+    p = jax.tree.map(np.asarray, head.init(KEY, x)["params"])
     t = x @ p["dense_0"]["kernel"] + p["dense_0"]["bias"]
     want = np.where(t > 0, t, 0.01 * t) @ p["dense_1"]["kernel"] + p["dense_1"]["bias"]
     np.testing.assert_allclose(head.apply({"params": p}, x), want, rtol=1e-5, atol=1e-6)
