@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("ml_collections", reason="the experiments need the extra train")
 pytest.importorskip("matplotlib", reason="the experiments need the extra train")
 
+from monojax.base.compat import enable_x64
 from monojax.bilipschitz import BLNN
 from monojax.conjugate import softplus
 from train.__main__ import main
@@ -137,9 +138,10 @@ def test_graph_of_a_conjugate_is_the_function(trained):
     assert (drawn.x[:, 0] <= -1.5).all() and (drawn.x[:, -1] >= 2.0).all()
     assert (np.diff(drawn.x) > 0).all()
     x = np.linspace(-1.5, 2, 33)
-    f, solved = jax.jit(jax.vmap(model.judged, in_axes=(0, None, 0, 0)))(
-        runs.params, jnp.asarray(x, jnp.float32)[:, None], runs.lower, runs.upper
-    )
+    with enable_x64():
+        given = (runs.params, x[:, None], runs.lower, runs.upper)
+        given = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), "float64"), given)
+        f, solved = jax.jit(jax.vmap(model.judged, in_axes=(0, None, 0, 0)))(*given)
     assert solved.all()
     # Newton's tolerance 1e-4 (1 + tau |x|) times beta / tau; interpolation adds 1e-6.
     np.testing.assert_allclose(drawn.at(x), f[..., 0], atol=1e-4 * 13 * 5 / 6)

@@ -355,7 +355,7 @@ def _smooth(name: str, items: tuple) -> Dual:
         train_sharpness=o["learn_sharpness"],
     )
     rest = ("sharpness", "sharpness_end", "anneal", "y_scale", "lr_scale", "b2", "loss")
-    return Dual(name, o["title"], net, Solver(), **{key: o[key] for key in rest})
+    return Dual(name, o["title"], net, Solver(tolerance=1e-4), **{key: o[key] for key in rest})
 
 
 def count(model: Baseline | Dual) -> int:
