@@ -115,8 +115,23 @@ def _write(target, text):
         target.write_text(text, encoding="utf-8")
 
 
+TITLES = {  # of folders without a README
+    "groups_cifar10": "Groups on CIFAR-10",
+    "main": "The main job: Auto MPG and 100 inputs",
+    "minilm_golden": "MiniLM in JAX against published numbers",
+    "penalties_synthetic": "Penalties on 100 to 500 inputs",
+    "sphere": "Where random points lie in many dimensions",
+}
+
+
+def _came_out(name):
+    """The sentences of the index of results about a folder."""
+    index = (ROOT / "train" / "results" / "README.md").read_text(encoding="utf-8")
+    return re.search(rf"^\| \[{name}\]\([^)]*\) \| (.*) \|$", index, re.M)[1]
+
+
 def _results(folder):
-    """A page of stored results: the folder's README, then its tables and pictures."""
+    """A page of results: title, what came out, the folder's README, its tables and pictures."""
     readme, here = folder / "README.md", os.path.relpath(folder, HERE / "results")
 
     def link(match):
@@ -126,9 +141,12 @@ def _results(folder):
             return match.group(0)
         return f"]({other.group(1)}.md)" if other else f"]({here}/{target})"
 
-    text = f"# {folder.name.replace('_', ' ').capitalize()}\n"
     if readme.exists():
         text = re.sub(r"\]\(([^)\s]+)\)", link, readme.read_text(encoding="utf-8")).rstrip() + "\n"
+        title, _, rest = text.partition("\n")
+    else:
+        title, rest = f"# {TITLES[folder.name]}", ""
+    text = f"{title}\n\n**{_came_out(folder.name)}**\n{rest}"
     pictures = [p for p in sorted(folder.glob("*.png")) if f"({here}/{p.name})" not in text]
     for path in pictures:
         text += f"\n![{path.stem.replace('_', ' ')}]({here}/{path.name})\n"

@@ -173,6 +173,42 @@ def test_links_lead_somewhere(path):
             assert file.exists(), target
 
 
+def test_every_page_of_results_begins_with_a_title_and_a_sentence():
+    """Of a folder: its README's title or one in conf.py, and its row of the index."""
+    conf = (DOCS / "conf.py").read_text()
+    titles = ast.literal_eval(re.search(r"^TITLES = (\{.*?^\})", conf, re.M | re.S)[1])
+    index = (ROOT / "train" / "results" / "README.md").read_text()
+    for folder in (ROOT / "train" / "results").iterdir():
+        if folder.is_dir():
+            readme = folder / "README.md"
+            title = readme.read_text()[:2] == "# " if readme.exists() else titles[folder.name]
+            assert title, folder.name
+            row = re.search(rf"^\| \[{folder.name}\]\([^)]*\) \| (.+\S) \|$", index, re.M)
+            assert row and row[1], folder.name
+
+
+def papers(path):
+    """Rows of a page's table of papers."""
+    text = path.read_text().split("## Papers")[1]
+    return [line for line in text.splitlines() if re.match(r"\| [A-Z]\. ", line)]
+
+
+def test_papers_have_their_whole_titles_and_their_commands():
+    titles = re.findall(r"^\s*title\s*= \{(.*)\},?$", (DOCS / "references.bib").read_text(), re.M)[:4]
+    tables = papers(ROOT / "README.md"), papers(DOCS / "index.md")
+    for title, *rows in zip(titles, *tables, strict=True):
+        plain = re.sub("[{}]", "", title)
+        commands = [re.findall(r"`([a-z0-9_]+)`", row.rstrip("| ").split("|")[-1]) for row in rows]
+        assert commands[0] and commands[0] == commands[1]
+        for row in rows:
+            assert f'"{plain}"' in row and re.search(r"\b20\d\d\b", row)
+        for name in commands[0]:
+            assert (ROOT / "train" / "configs" / f"{name}.py").exists(), name
+    told = {name for row in tables[0] for name in re.findall(r"`([a-z0-9_]+)`", row)}
+    configs = {path.stem for path in (ROOT / "train" / "configs").glob("*.py")}
+    assert configs - told <= {"main", "minilm_golden"}
+
+
 def test_every_experiment_and_every_notebook_is_listed():
     experiments = (DOCS / "experiments.md").read_text()
     for path in (ROOT / "train" / "configs").glob("*.py"):
