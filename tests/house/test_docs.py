@@ -194,7 +194,8 @@ def papers(path):
 
 
 def test_papers_have_their_whole_titles_and_their_commands():
-    titles = re.findall(r"^\s*title\s*= \{(.*)\},?$", (DOCS / "references.bib").read_text(), re.M)[:4]
+    bib = (DOCS / "references.bib").read_text()
+    titles = re.findall(r"^\s*title\s*= \{(.*)\},?$", bib, re.M)[:4]
     tables = papers(ROOT / "README.md"), papers(DOCS / "index.md")
     for title, *rows in zip(titles, *tables, strict=True):
         plain = re.sub("[{}]", "", title)
