@@ -50,7 +50,9 @@ class MonotoneHead(Guaranteed):
     or another width than at init.
 
     Reference:
-      Gokhale, "MonoCon", section 3 and the published code's initialisation.
+      Gokhale, "MonoCon: A general framework for learning ultra-compact high-fidelity
+      representations using monotonicity constraints", 2025, section 3; the published code's
+      initialisation.
     """
 
     dim: int
