@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from monojax.base.checks import one_of
+from monojax.base.choices import one_of
 from monojax.base.extras import require
 from monojax.data.folders import list_images
 from monojax.data.locate import MissingDataError, external_bytes

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from monojax.base.checks import one_of
+from monojax.base.choices import one_of
 
 Shift = Literal["code", "paper"]
 Function = Callable[[np.ndarray], np.ndarray]

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from monojax.base.checks import one_of
+from monojax.base.choices import one_of
 from monojax.data.csv_table import Feature, RawTable
 from monojax.data.locate import embedded_bytes, external_bytes
 from monojax.data.scaling import Rows, Scaling, hold_out, min_max

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from monojax.base.checks import one_of
+from monojax.base.choices import one_of
 from monojax.base.extras import require
 from monojax.data.downloads import one_error
 from monojax.data.locate import external_bytes

@@ -182,7 +182,7 @@ def batches(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _embed(module: MiniLM, variables: Any, ids: jax.Array, lengths: jax.Array) -> jax.Array:
-    mask = jnp.arange(ids.shape[1]) < lengths[:, None]
+    mask = jnp.arange(ids.shape[1])[None] < lengths[:, None]
     return jnp.asarray(module.apply(variables, ids, mask))
 
 
