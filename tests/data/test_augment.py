@@ -245,6 +245,7 @@ def test_options_of_random_erasing_may_be_jax_scalars_inside_jit():
     np.testing.assert_array_equal(traced(key, 0.0), images)
 
 
+@pytest.mark.slow
 def test_no_rank_is_promoted_silently():
     images = np.random.default_rng(0).integers(0, 256, (6, 9, 8, 3), np.uint8)
     with jax.numpy_rank_promotion("raise"):

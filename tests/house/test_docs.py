@@ -55,6 +55,7 @@ def examples(path):
     return BLOCK.findall(path.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_readme_example_runs():
     ((kind, code),) = examples(ROOT / "README.md")
     assert kind == "python" and len([line for line in code.splitlines() if line.strip()]) <= 14

@@ -128,6 +128,7 @@ def test_a_search_passes_on_what_is_not_finite(name):
     assert np.isnan(search_lipschitz(BROKEN[name], starts, low=0, high=1, steps=5)).all()
 
 
+@pytest.mark.slow
 def test_concrete_jax_scalars_are_options_inside_jit():
     starts = jnp.ones((2, 1))
     third, minus = jnp.float32(0.3), jnp.float32(-1)

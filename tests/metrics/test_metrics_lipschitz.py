@@ -18,6 +18,7 @@ def linear(x):
     return MATRIX @ x
 
 
+@pytest.mark.slow
 def test_linear_map_has_its_singular_values():
     """The Jacobians give them exactly, pairs lie in between, at every batch size."""
     points = jax.random.normal(KEY, (30, 3))
@@ -49,6 +50,7 @@ def test_pairs_count_beside_jacobians():
     np.testing.assert_allclose(empirical_lipschitz(ramp, points), (0, 0.5), rtol=RTOL)
 
 
+@pytest.mark.slow
 def test_deterministic_without_key_and_random_with():
     points = jax.random.normal(KEY, (40, 2))
     fn = lambda x: jnp.sin(3 * x)
@@ -60,6 +62,7 @@ def test_deterministic_without_key_and_random_with():
     np.testing.assert_allclose(jitted(points, jax.random.key(1)), a, rtol=RTOL)
 
 
+@pytest.mark.slow
 def test_random_pairs_miss_a_narrow_ramp():
     """What makes the papers' number an under-estimate: the ramp is 0.02 of a window of 4."""
     ramp = lambda x: jnp.clip(50 * x, 0, 1)
@@ -76,6 +79,7 @@ def test_fewer_outputs_than_inputs_hide_a_direction():
     np.testing.assert_allclose([lower, upper], [0, np.sqrt(3)], rtol=RTOL)
 
 
+@pytest.mark.slow
 def test_equal_points_are_left_out():
     same = jnp.ones((4, 2))
     assert empirical_lipschitz(lambda x: 5 * x, same, key=KEY) == (jnp.inf, 0)
@@ -98,6 +102,7 @@ def test_search_climbs_to_the_steepest_point():
     np.testing.assert_allclose(lower, 0.5, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_search_stays_in_its_box():
     """x^3 on [-1, 2]: slopes from 0 to 12; without a box it runs away."""
     starts = jnp.array([[0.5], [1.0]])
@@ -107,6 +112,7 @@ def test_search_stays_in_its_box():
     assert search_lipschitz(cube, starts)[1] > 20
 
 
+@pytest.mark.slow
 def test_search_finds_the_linear_gains_and_carries_over_kinks():
     """A kinked map without slope in its Jacobian: the offset sees the steep piece nearby."""
     lower, upper = search_lipschitz(linear, jax.random.normal(KEY, (4, 3)))

@@ -121,6 +121,7 @@ def test_number_of_parameters_and_names():
     assert len(minilm_table()) + len(UNUSED) == 104
 
 
+@pytest.mark.slow
 def test_split_of_a_frozen_encoder(x64):
     module, variables = small()
     variables = jax.tree.map(lambda a: a.astype(jnp.float64), variables)

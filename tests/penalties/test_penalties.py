@@ -126,6 +126,7 @@ def test_parameter_gradient_matches_finite_differences(x64, reduce, outputs):
         np.testing.assert_allclose(gradient @ way, numeric, rtol=1e-7, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_max_takes_the_gradient_of_the_worst_point():
     """The one-point shortcut is the derivative of the plain maximum."""
     x = jax.random.normal(jax.random.key(3), (50, 4))

@@ -36,6 +36,7 @@ def config(*overrides, base=FAKE):
     return parse([*base, *overrides], CONFIGS)[0]
 
 
+@pytest.mark.slow
 @needs_8
 def test_a_run_writes_its_files_and_is_not_repeated(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(imagenet, "train_program", lambda config, num: program())

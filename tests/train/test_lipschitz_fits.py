@@ -89,6 +89,7 @@ def _check_biases(name, params):
         assert 0 < jnp.abs(layer["bias"]).max() <= edge
 
 
+@pytest.mark.slow
 def test_moving_sharpness_is_the_network_of_that_sharpness():
     model = small(sharpness=2.0, sharpness_end=32.0, anneal=0.5)
     params, x = model.init(jax.random.key(0)), jnp.linspace(-3, 3, 9)[:, None]
@@ -123,6 +124,7 @@ def trained():
     return model, *train(model, TASK, runs)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_follows_the_seed(trained):
     model, runs, losses = trained
     assert losses.shape == (90, 3) and (losses[-3:].mean(0) < 0.5 * losses[:3].mean(0)).all()
@@ -131,6 +133,7 @@ def test_training_lowers_the_loss_and_follows_the_seed(trained):
     jax.tree.map(np.testing.assert_array_equal, runs.params, again.params)
 
 
+@pytest.mark.slow
 def test_graph_of_a_conjugate_is_the_function(trained):
     """Drawn from the dual side without a solve, against Newton's answers."""
     model, runs, _ = trained
@@ -234,6 +237,7 @@ OUTPUTS = {
 """Part to what it writes beside a table of its own name."""
 
 
+@pytest.mark.slow
 def test_a_half_finished_run_ends_with_the_same_bytes(tmp_path, capsys):
     run, parts = tmp_path / "run", PARTS[1:]
     models = "--config.tightness.models=('sandwich',)"
@@ -357,6 +361,7 @@ def test_modes():
         lipschitz_models.smooth("x", {"sharpnes": 1.0})
 
 
+@pytest.mark.slow
 def test_fenchel_young_loss_is_the_network_s_own(x64):
     """`Dual.losses` against `BLNN.fenchel_young` and its gradients, at a learned sharpness of 2."""
     model = small(learn_sharpness=True, loss="fenchel_young", sharpness_end=6.0)

@@ -51,6 +51,7 @@ def with_statistics(problem):
     return dataclasses.replace(problem, encoder=WithStatistics(), dim=8)
 
 
+@pytest.mark.slow
 def test_warm_up_fixes_the_encoder_and_moves_its_statistics(problem, config):
     model = build(with_statistics(problem), "monocon")
     warm_up, main_phase = optimizers(config.recipe, steps=3)

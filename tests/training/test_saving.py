@@ -62,6 +62,7 @@ MODULES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: type(module).__name__)
 def test_the_same_outputs(tmp_path, module):
     variables = jax.jit(module.init)(jax.random.key(1), X)
