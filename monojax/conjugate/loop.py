@@ -14,8 +14,14 @@ from monojax.conjugate.solvers import Solver
 ROUNDING = 8.0
 """How many units in the last place the rounding of a gradient is taken for, in secants."""
 
-AIM = 0.5
+AIM = 0.1
 """Least share of the tolerance that the loop aims at: rounding has to fit under the rest."""
+
+EASY = 0.5
+"""Largest such share, for methods of many steps where rounding is far below the tolerance."""
+
+STALLED = 3
+"""Steps without progress after which a residual between those shares is the best to be had."""
 
 
 class Solution(NamedTuple):
@@ -125,7 +131,7 @@ def _begin(problem: _Problem, start: jax.Array, model: Model | None) -> _Loop:
         waiting=zero,
         curvature=jnp.full_like(norm, jnp.inf),
         steepest=jnp.zeros_like(norm),
-        done=_finished(problem, norm, norm, zero, jnp.zeros_like(norm)),
+        done=_finished(problem, norm, norm, zero, jnp.full_like(norm, jnp.inf)),
     )
     return varying_like(state, norm, problem.threshold)
 
@@ -176,12 +182,18 @@ def _advance(problem: _Problem, s: _Loop) -> _Loop:
 
 
 def _finished(problem: _Problem, norm, best_norm, waiting, hidden) -> jax.Array:
-    """Whether the residual is small, not finite, or below tolerance and at rest."""
+    """Whether the residual is small, not finite, or below tolerance and at rest.
+
+    The record adds what rounding may hide, so that being below tolerance is not enough. Newton's
+    last step pays for the lowest share; other methods go there where rounding could matter.
+    """
     threshold = problem.threshold
     # Where a norm overflows, inf <= inf would pass for success.
     known = jnp.isfinite(norm) & jnp.isfinite(threshold)
-    met = known & (norm <= jnp.maximum(threshold - hidden, AIM * threshold))
-    resting = (waiting >= 1) & (best_norm <= threshold)
+    share = 1 - ROUNDING * hidden / jnp.where(known, threshold, 1)
+    share = AIM if problem.solver.searches else jnp.clip(share, AIM, EASY)
+    met = known & (norm <= share * threshold)
+    resting = (waiting >= STALLED) & (best_norm <= threshold)
     return ~jnp.isfinite(norm) | met | resting | (waiting >= problem.solver.patience)
 
 

@@ -1,10 +1,9 @@
 r"""What is known of a solution: its residual on the full problem, and what rounding may hide.
 
-The residual :math:`\|x - \nabla G(y)\|` is computed anew at the point that is returned. Rounding of
-the gradient is estimated from its sensitivity: every number that goes in, of ``params``, y and x,
-is moved by one unit in the last place up or down at random, a few times, to first order. The root
-mean square of what comes out, times ``MARGIN``, covers what sums of many terms add to that. It is
-an estimate, not a proof; `tests/attack.py` compares it with float64 and longer types.
+The residual :math:`\|x - \nabla G(y)\|` is computed anew at the point that is returned. Its own
+rounding is estimated operation by operation (`monojax.conjugate.rounding`), and ``MARGIN`` times
+that root mean square is stated. It is an estimate, not a proof; `tests/attack.py` compares it with
+float64 and longer types.
 """
 
 from typing import Any, NamedTuple
@@ -14,12 +13,12 @@ import jax.numpy as jnp
 
 from monojax.conjugate.linear import varying_like
 from monojax.conjugate.potentials import Potential
+from monojax.conjugate.rounding import rounding_of
 
-DRAWS = 16
-"""Random perturbations; in one dimension fewer would sometimes all be small."""
-
-MARGIN = 8.0
-"""Ratio of the rounding stated to the root mean square of the perturbations."""
+MARGIN = 4.0
+"""Ratio of the rounding stated to its estimated root mean square. Over 8 networks and 4,096 points
+as the attack draws them, the true error was 0.4 to 0.8 times that root in the median, and at most
+3.4 times."""
 
 
 class Measured(NamedTuple):
@@ -50,29 +49,8 @@ def measure(potential: Potential, params: Any, x: jax.Array, y: jax.Array) -> Me
 
 
 def gradient_rounding(potential: Potential, params: Any, y: jax.Array) -> jax.Array:
-    """What rounding may have done to the gradient of G at ``y``, `[]`."""
-    leaves, tree = jax.tree.flatten((params, y))
-    moving = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-
-    def gradient(*values):
-        filled = list(leaves)
-        for i, value in zip(moving, values, strict=True):
-            filled[i] = value
-        return jax.grad(potential, 1)(*jax.tree.unflatten(tree, filled))
-
-    values = [leaves[i] for i in moving]
-
-    def one(key):
-        keys = jax.random.split(key, len(values))
-        signs = [
-            v * jax.random.rademacher(k, v.shape, jnp.int8).astype(v.dtype)
-            for v, k in zip(values, keys, strict=True)
-        ]
-        moved = jax.jvp(gradient, values, signs)[1]
-        return moved @ moved
-
-    squares = jax.lax.map(one, jax.random.split(jax.random.key(0), DRAWS))
-    return MARGIN * jnp.finfo(y.dtype).eps * jnp.sqrt(squares.mean())
+    """What rounding may have done to the gradient of G at ``y``, `[]`; without derivative."""
+    return MARGIN * rounding_of(lambda params, y: potential.expand(params, y)[1], params, y)
 
 
 def largest_curvature(potential: Potential, params: Any, y: jax.Array, steps: int = 4) -> jax.Array:
