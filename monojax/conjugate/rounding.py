@@ -40,7 +40,7 @@ HALF = 0.5 / 3**0.5
 """Root mean square of an error spread evenly over half a unit in the last place, in units."""
 
 
-def rounding_of(fn: Callable[[jax.Array], jax.Array], params: Any, y: jax.Array) -> jax.Array:
+def rounding_of(fn: Callable[[Any, jax.Array], jax.Array], params: Any, y: jax.Array) -> jax.Array:
     """Root mean square `[]` of the norm of ``fn(params, y)``'s rounding error; not differentiated.
 
     Args:
