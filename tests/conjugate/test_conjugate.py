@@ -338,7 +338,7 @@ def test_memory_does_not_grow_with_the_step_limit():
         ({"tolerance": 0.0}, "tolerance must be > 0"),
         ({"strong_convexity": -1.0}, "strong_convexity must be > 0"),
         ({"max_steps": 0}, "max_steps must be >= 1"),
-        ({"differentiation": "both"}, "'implicit' or 'unrolled'"),
+        ({"differentiation": "both"}, "one of 'implicit', 'unrolled'"),
         ({"differentiation": "unrolled"}, "line search"),
     ],
 )
