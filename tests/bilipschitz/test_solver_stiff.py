@@ -73,7 +73,7 @@ def test_start_is_the_newton_step_from_zero(x64):
     G, zero = potential(), jnp.zeros(4)
     got = jax.jit(jax.vmap(G.newton_start, (None, 0)))(params, x)
     hessian, slope = jax.hessian(G, 1)(params, zero), jax.grad(G, 1)(params, zero)
-    np.testing.assert_allclose(got, np.linalg.solve(hessian, (x - slope).T).T, rtol=1e-10)
+    np.testing.assert_allclose(got, np.linalg.solve(hessian, (x - slope[None]).T).T, rtol=1e-10)
     wide = jnp.ones(400)
     np.testing.assert_array_equal(G.newton_start(draw(400)[0], wide), wide / params["curvature"])
 
@@ -116,7 +116,7 @@ def test_orthonormal_basis_spans_its_columns():
     """Also of dependent columns, where Cholesky fails, and for some members of a batch only."""
     columns = jax.random.normal(jax.random.key(0), (30, 8))
     twice = columns.at[:, 3].set(columns[:, 5])
-    tiny = columns * jnp.logspace(0, -5, 8)
+    tiny = columns * jnp.logspace(0, -5, 8)[None]
     batch = jnp.stack([columns, twice, tiny])
     run = jax.jit(orthonormal)
     for got, want in ((jax.vmap(orthonormal)(batch), batch), ([run(a) for a in batch], batch)):

@@ -113,7 +113,7 @@ def test_every_method_meets_its_tolerance(name):
     got = jax.jit(jax.vmap(solve))(x)
     bound = 1e-4 * (1 + np.linalg.norm(x, axis=-1))
     assert got.converged.all() and (got.residual <= bound).all()
-    assert (np.linalg.norm(got.argmax - x / diagonal, axis=-1) <= 2 * bound + 1e-6).all()
+    assert (np.linalg.norm(got.argmax - x / diagonal[None], axis=-1) <= 2 * bound + 1e-6).all()
 
 
 def test_paper_schedule_is_the_released_one(x64):
