@@ -1,0 +1,16 @@
+"""Proofs of monotonicity: sound bounds on slopes over boxes, and a search for counterexamples."""
+
+from monojax.certify.bounds import BOUNDS, gradient_bounds
+from monojax.certify.interval import Interval
+from monojax.certify.program import CertifyError
+from monojax.certify.result import Certificate
+from monojax.certify.search import certify_monotone
+
+__all__ = [
+    "BOUNDS",
+    "Certificate",
+    "CertifyError",
+    "Interval",
+    "certify_monotone",
+    "gradient_bounds",
+]

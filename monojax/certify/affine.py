@@ -1,0 +1,348 @@
+r"""Affine forms: every value as an affine function of the box's coordinates, and what is left.
+
+With :math:`x = c + r \odot e`, :math:`e \in [-1, 1]^d`, a value is enclosed by
+:math:`b + A e \pm \rho`. Linear primitives act on b and A as they are and on :math:`\rho` with
+absolute coefficients; a product of two such values keeps its first-order part; an elementwise
+function of one value is replaced by a line :math:`\lambda z + \mu \pm \rho` over the value's
+interval. Beside it goes the interval of `Walk`, and both are cut with each other after every step.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from monojax.base import compat
+from monojax.certify import interval
+from monojax.certify.interval import Interval, meet, up
+from monojax.certify.rules import bilinear_op, contraction_terms
+from monojax.certify.walk import Expr, Root, Walk, enclose, pieces_of
+
+LINE_PIECES = 32
+"""Into how many parts a root's interval is cut to find a line's distance."""
+# Linear in their one operand that varies, with coefficients 0 and 1: (operands that vary, sum?).
+_MOVES = frozenset(
+    ("broadcast_in_dim", "copy", "copy_p", "dynamic_slice", "expand_dims", "gather", "name")
+    + ("reshape", "rev", "slice", "squeeze", "transpose")
+)
+_SUMS = frozenset(("cumsum", "reduce_sum", "reduce_window_sum"))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Form:
+    """b + A e, within rho."""
+
+    b: jax.Array
+    A: jax.Array
+    """Coefficients, `[d, *shape]`."""
+    rho: jax.Array
+
+    def size(self) -> jax.Array:
+        """A bound on all magnitudes inside: what rounding errors are relative to."""
+        total = jnp.abs(self.b) + jnp.abs(self.A).sum(axis=0) + self.rho
+        return total * (1 + interval.growth(self.A.shape[0] + 2, total.dtype))
+
+    def box(self) -> Interval:
+        """The interval of its values."""
+        radius = jnp.abs(self.A).sum(axis=0) + self.rho
+        radius = up(radius * (1 + interval.growth(self.A.shape[0] + 2, radius.dtype)))
+        return interval.add(Interval(self.b, self.b), Interval(-radius, radius))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Node:
+    """One step of the surrogate: a linear map of earlier values, plus what replaces a curve."""
+
+    op: Any
+    """Function of the parents' values."""
+    parents: tuple["Node", ...] = ()
+    rho: jax.Array | None = None
+    """Bound on what the step is off; the surrogate gets a variable of its own there."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Extra:
+    """What a root carries beside its interval."""
+
+    form: Form
+    node: Node
+
+
+@dataclasses.dataclass
+class Line:
+    """An elementwise function replaced by slope z + shift, within rho."""
+
+    slope: jax.Array
+    shift: jax.Array
+    rho: jax.Array
+
+
+class AffineWalk(Walk):
+    """Intervals and affine forms together, and the surrogate that the forms belong to.
+
+    Args:
+      width: d, the number of inputs.
+    """
+
+    def __init__(self, width: int) -> None:
+        """Nothing recorded yet."""
+        self.width = width
+        self.nodes: list[Node] = []
+        """All steps of the surrogate, in order; the first one is the input."""
+
+    def start(self, low: jax.Array, high: jax.Array) -> Root:
+        """The input itself: x = c + r e."""
+        center, radius = _middle(Interval(low, high))
+        form = Form(center, jnp.diag(radius), jnp.zeros_like(center))
+        return Root(Interval(low, high), Extra(form, self._node(None)))
+
+    def resolved(self, expr: Expr, box: Interval) -> Root:
+        """A line over the root's interval, or the exact form where the expression is affine."""
+        if box.lo.dtype == jnp.bool_:
+            return Root(box)
+        parent = self._extra(expr.root)
+        form = self._exact(expr, {})
+        if form is not None:
+            return self._both(box, form, lambda z: _evaluated(expr, z, {}), parent.node)
+        line = line_of(expr, box)
+        form = scaled(parent.form, line.slope, line.shift, line.rho)
+        op = lambda z: line.slope * z + line.shift
+        return self._both(box, form, op, parent.node, rho=line.rho)
+
+    def made(self, eqn: Any, args: list[Any], boxes: Interval) -> Root:
+        """A primitive that is no elementwise function of one root."""
+        if not jnp.issubdtype(boxes.lo.dtype, jnp.floating):
+            return Root(boxes)
+        name = eqn.primitive.name
+        varying = [isinstance(arg, Root) for arg in args]
+        if any(v and arg.box.lo.dtype == jnp.bool_ for arg, v in zip(args, varying, strict=True)):
+            return self._alone(boxes)
+        product = name in ("mul", "dot_general", "conv_general_dilated")
+        if product and all(varying):
+            return self._product(eqn, args, boxes)
+        extras = [self._extra(arg) if isinstance(arg, Root) else arg for arg in args]
+        forms = [e.form if isinstance(e, Extra) else e for e in extras]
+        form = self._rule(eqn, args, forms)
+        if form is None or eqn.primitive.multiple_results:
+            return self._alone(boxes)
+        parents = [e.node for e in extras if isinstance(e, Extra)]
+
+        def op(*values):
+            given = iter(values)
+            operands = [next(given) if v else a for a, v in zip(args, varying, strict=True)]
+            return compat.bind(eqn, *operands)
+
+        return self._both(boxes, form, op, *parents)
+
+    def entry(self, value: Any, i: int) -> Any:
+        """One step's slice."""
+        root = super().entry(value, i)
+        if not isinstance(value, Root):
+            return root
+        extra = self._extra(value)
+        form = Form(extra.form.b[i], extra.form.A[:, i], extra.form.rho[i])
+        return self._both(root.box, form, lambda v: v[i], extra.node)
+
+    def stacked(self, values: list[Any]) -> Any:
+        """The slices of all steps along a new first axis."""
+        root = super().stacked(values)
+        if not isinstance(root, Root):
+            return root
+        extras = [self._extra(v if isinstance(v, Root) else self._fixed(v)) for v in values]
+        form = Form(
+            jnp.stack([e.form.b for e in extras]),
+            jnp.stack([e.form.A for e in extras], axis=1),
+            jnp.stack([e.form.rho for e in extras]),
+        )
+        return self._both(root.box, form, lambda *vs: jnp.stack(vs), *(e.node for e in extras))
+
+    def _node(self, op: Any, *parents: Node, rho: Any = None) -> Node:
+        node = Node(op, parents, rho)
+        self.nodes.append(node)
+        return node
+
+    def _both(self, box: Interval, form: Form, op: Any, *parents: Node, rho: Any = None) -> Root:
+        box = meet(box, interval.sound(form.box()))
+        return Root(box, Extra(form, self._node(op, *parents, rho=rho)))
+
+    def _alone(self, box: Interval) -> Root:
+        """A value of which only its interval is known."""
+        middle, radius = _middle(box)
+        zero = jnp.zeros((self.width, *middle.shape), middle.dtype)
+        node = self._node(lambda: middle, rho=radius)
+        return Root(box, Extra(Form(middle, zero, radius), node))
+
+    def _fixed(self, value: Any) -> Root:
+        return self._alone(interval.as_interval(value))
+
+    def _extra(self, root: Root) -> Extra:
+        return root.extra if root.extra is not None else self._alone(root.box).extra
+
+    def _exact(self, expr: Any, memo: dict[int, Any]) -> Form | None:
+        """The form of an affine expression; None for any other."""
+        if isinstance(expr, Root):
+            return self._extra(expr).form
+        if id(expr) not in memo:
+            forms = [self._exact(a, memo) if isinstance(a, (Root, Expr)) else a for a in expr.args]
+            known = not any(f is None for f in forms)
+            memo[id(expr)] = _affine_step(expr.eqn, forms) if known else None
+        return memo[id(expr)]
+
+    def _rule(self, eqn: Any, args: list[Any], forms: list[Any]) -> Form | None:
+        """The form of a primitive's result that is linear in what varies; None for others."""
+        name = eqn.primitive.name
+        constant = lambda arg: _constant_form(jnp.asarray(arg), self.width)
+        if name in _MOVES and isinstance(args[0], Root):
+            return _moved(eqn, forms[0], args[1:], 1)
+        if name in _SUMS:
+            return _moved(eqn, forms[0], args[1:], max(1, args[0].box.lo.size))
+        if name in ("concatenate", "pad", "stack"):
+            full = [f if isinstance(f, Form) else constant(f) for f in forms]
+            return _joined(lambda *vs: compat.bind(eqn, *vs), full)
+        if name == "select_n" and not isinstance(args[0], Root):
+            full = [f if isinstance(f, Form) else constant(f) for f in forms[1:]]
+            return _joined(lambda *vs: compat.bind(eqn, args[0], *vs), full)
+        if name in ("dot_general", "conv_general_dilated"):
+            op, terms = bilinear_op(eqn), contraction_terms(eqn)
+            left, (x, w) = isinstance(args[0], Root), args
+            if left:
+                return _linear(lambda v: op(v, w), lambda v: op(v, jnp.abs(w)), forms[0], terms)
+            return _linear(lambda v: op(x, v), lambda v: op(jnp.abs(x), v), forms[1], terms)
+        return _affine_step(eqn, forms)
+
+    def _product(self, eqn: Any, args: list[Any], box: Interval) -> Root:
+        """x y = cx y + x cy - cx cy, within rx ry, around the middles of both intervals."""
+        op, terms = (
+            (lambda x, y: x * y, 1)
+            if eqn.primitive.name == "mul"
+            else (
+                bilinear_op(eqn),
+                contraction_terms(eqn),
+            )
+        )
+        (cx, rx), (cy, ry) = (_middle(arg.box) for arg in args)
+        (fx, nx), (fy, ny) = ((e.form, e.node) for e in map(self._extra, args))
+        shift, rest = -op(cx, cy), op(rx, ry)
+        g = interval.growth(3 * terms + 6, rest.dtype)
+        tiny = terms * interval.tiny_of(rest)
+        # What the surrogate is off, the rounding of its own constant included.
+        rho = up(rest * (1 + g)) + 2 * g * op(jnp.abs(cx), jnp.abs(cy)) + tiny
+        sizes = op(jnp.abs(cx), fy.size()) + op(fx.size(), jnp.abs(cy)) + jnp.abs(shift)
+        over = jax.vmap(op, in_axes=(None, 0))(cx, fy.A) + jax.vmap(op, in_axes=(0, None))(fx.A, cy)
+        own = (op(jnp.abs(cx), fy.rho) + op(fx.rho, jnp.abs(cy))) * (1 + g)
+        b = op(cx, fy.b) + op(fx.b, cy) + shift
+        form = Form(b, over, up(own + rho + 2 * g * sizes + tiny, 8))
+        return self._both(box, form, lambda x, y: op(cx, y) + op(x, cy) + shift, nx, ny, rho=rho)
+
+
+def _evaluated(expr: Any, z: jax.Array, memo: dict[int, Any]) -> Any:
+    """An affine expression at a value of its root."""
+    if isinstance(expr, Root):
+        return z
+    if not isinstance(expr, Expr):
+        return expr
+    if id(expr) not in memo:
+        args = [_evaluated(arg, z, memo) for arg in expr.args]
+        memo[id(expr)] = compat.bind(expr.eqn, *args)
+    return memo[id(expr)]
+
+
+def _constant_form(value: jax.Array, width: int) -> Form:
+    return Form(value, jnp.zeros((width, *value.shape), value.dtype), jnp.zeros_like(value))
+
+
+def _middle(box: Interval) -> tuple[jax.Array, jax.Array]:
+    center = box.lo / 2 + box.hi / 2
+    return center, jnp.where(
+        box.lo == box.hi, 0, up(jnp.maximum(box.hi - center, center - box.lo), 2)
+    )
+
+
+def _linear(op: Any, absolute: Any, x: Form, terms: int) -> Form:
+    """A linear map, with its rounding errors in rho."""
+    g = interval.growth(terms + 2, x.b.dtype)
+    slack = g * absolute(x.size()) * (1 + g) + terms * interval.tiny_of(x.b)
+    rho = absolute(x.rho) * (1 + g)
+    return Form(op(x.b), jax.vmap(op)(x.A), up(rho + slack, 4))
+
+
+def _moved(eqn: Any, x: Form, rest: list[Any], terms: int) -> Form:
+    op = lambda v: compat.bind(eqn, v, *rest)
+    if terms == 1:
+        return Form(op(x.b), jax.vmap(op)(x.A), op(x.rho))
+    return _linear(op, op, x, terms)
+
+
+def _joined(op: Any, forms: list[Form]) -> Form:
+    """Entries side by side, or chosen by what is constant."""
+    return Form(
+        op(*(f.b for f in forms)),
+        jax.vmap(op)(*(f.A for f in forms)),
+        op(*(f.rho for f in forms)),
+    )
+
+
+def scaled(x: Form, slope: jax.Array, shift: jax.Array, rho: jax.Array) -> Form:
+    """slope x + shift, within another rho."""
+    size = jnp.abs(slope) * x.size() + jnp.abs(shift)
+    slack = 4 * interval.eps_of(size) * size + interval.tiny_of(size)
+    total = jnp.abs(slope) * x.rho + rho
+    return Form(slope * x.b + shift, slope[None] * x.A, up(total + slack, 8))
+
+
+def _affine_step(eqn: Any, forms: list[Any]) -> Form | None:
+    """An elementwise primitive that is affine in what varies; None for any other."""
+    name = eqn.primitive.name
+    varying = [isinstance(f, Form) for f in forms]
+    if name == "neg":
+        x = forms[0]
+        return Form(-x.b, -x.A, x.rho)
+    if name == "convert_element_type" and jnp.issubdtype(eqn.params["new_dtype"], jnp.floating):
+        x, dtype = forms[0], eqn.params["new_dtype"]
+        eps = max(float(jnp.finfo(dtype).eps), float(jnp.finfo(x.b.dtype).eps))
+        slack = (x.size() * (2 * eps)).astype(dtype)
+        return Form(x.b.astype(dtype), x.A.astype(dtype), up(x.rho.astype(dtype) + slack, 4))
+    if name in ("add", "add_any", "sub"):
+        sign = -1 if name == "sub" else 1
+        if all(varying):
+            x, y = forms
+            slack = 4 * interval.eps_of(x.b) * (x.size() + y.size())
+            return Form(x.b + sign * y.b, x.A + sign * y.A, up(x.rho + y.rho + slack, 4))
+        x, k, first = (forms[0], forms[1], 1) if varying[0] else (forms[1], forms[0], sign)
+        b = first * x.b + (k if not varying[0] else sign * k)
+        slack = 4 * interval.eps_of(b) * (x.size() + jnp.abs(k))
+        return Form(b, first * x.A, up(x.rho + slack, 4))
+    if name in ("mul", "div") and sum(varying) == 1 and (name == "mul" or varying[0]):
+        x, k = (forms[0], forms[1]) if varying[0] else (forms[1], forms[0])
+        k = 1 / k if name == "div" else k
+        k = jnp.broadcast_to(jnp.asarray(k, x.b.dtype), x.b.shape)
+        return scaled(x, k, jnp.zeros_like(x.b), jnp.abs(k) * x.size() * 2 * interval.eps_of(k))
+    return None
+
+
+def line_of(expr: Expr, box: Interval) -> Line:
+    """A line for an elementwise function over its root's interval, and how far it is off.
+
+    The slope joins the function's middles at the two ends; the distance is found on pieces, so that
+    any slope is sound.
+    """
+    z = expr.root.box
+    parts = pieces_of(z, LINE_PIECES)
+    values = jax.vmap(lambda lo, hi: enclose(expr, Interval(lo, hi), {}))(*parts)
+    values = meet(
+        interval.sound(values),
+        Interval(
+            jnp.broadcast_to(box.lo, values.lo.shape), jnp.broadcast_to(box.hi, values.hi.shape)
+        ),
+    )
+    width = z.hi - z.lo
+    rise = (values.lo[-1] / 2 + values.hi[-1] / 2) - (values.lo[0] / 2 + values.hi[0] / 2)
+    run = (parts.lo[-1] + parts.hi[-1]) / 2 - (parts.lo[0] + parts.hi[0]) / 2
+    usable = (run > 0) & jnp.isfinite(rise) & jnp.isfinite(width)
+    slope = jnp.where(usable, rise / jnp.where(usable, run, 1), 0)
+    slopes = Interval(*(jnp.broadcast_to(slope, values.lo.shape),) * 2)
+    off = interval.add(values, interval.neg(interval.mul(slopes, parts)))
+    low, high = off.lo.min(axis=0), off.hi.max(axis=0)
+    shift, rho = _middle(Interval(low, high))
+    return Line(slope, shift, rho)

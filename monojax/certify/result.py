@@ -1,0 +1,149 @@
+"""What a certificate says, and how it is kept and checked later."""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from monojax.base.compat import enable_x64
+from monojax.certify.program import gradient_program
+
+STATUS = ("proved", "refuted", "unknown")
+STAGES = ("attack", "bound", "search")
+FORMAT = "monojax certificate 1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Certificate:
+    """Whether a function is monotone on a box, as far as it was found out.
+
+    "proved" speaks of the function with exactly its constants in exact arithmetic, at every point of
+    the box; what a program computes for it in floating point can still go the wrong way by its
+    rounding.
+    """
+
+    status: str
+    """"proved", "refuted" or "unknown"."""
+    stage: str
+    """What decided: "attack" (a counterexample), "bound" (the whole box at once), "search"."""
+    counterexample: np.ndarray | None
+    """float64 `[d]`: a point where a slope surely has the wrong sign; None unless refuted."""
+    bounds: np.ndarray
+    """float64 `[d, 2]`: the raw derivatives by each input lie between these over the whole box."""
+    volume_proved: float
+    """Share of the box's volume on which the directions are proved, in [0, 1]."""
+    boxes: int
+    """How many boxes were bounded."""
+    seconds: float
+    """Time that it took."""
+    directions: np.ndarray
+    """int `[d]`: what was asked for, +1 rising, -1 falling, 0 free."""
+    low: np.ndarray
+    """float64 `[d]`: lower ends of the box."""
+    high: np.ndarray
+    """float64 `[d]`: upper ends of the box."""
+    onehot: tuple[tuple[int, ...], ...]
+    """Groups of inputs of which one is 1 and the others are 0."""
+    program: str
+    """Hash of the bounded derivative: its equations and its constants."""
+    options: dict[str, Any]
+    """Budget and bound, to compute it again."""
+
+    def __bool__(self) -> bool:
+        """Not a truth value: "unknown" is neither."""
+        raise TypeError(
+            "a Certificate has no truth value; compare certificate.status with 'proved', "
+            "'refuted' or 'unknown'."
+        )
+
+    def __str__(self) -> str:
+        """One line."""
+        word = {"proved": "certified", "refuted": "refuted", "unknown": "unknown"}[self.status]
+        text = f"monotone: {word} ({self.stage}, {self.boxes} boxes, {self.seconds:.1f} s"
+        if self.status == "unknown":
+            text += f", {100 * self.volume_proved:.1f}% of the volume proved"
+        return text + ")"
+
+    def to_json(self) -> str:
+        """The certificate as text, with the hash of what it speaks of."""
+        fields = dataclasses.asdict(self)
+        plain = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in fields.items()}
+        plain["format"], plain["monojax"] = FORMAT, metadata.version("monojax")
+        return json.dumps(plain, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Certificate":
+        """Reads what :meth:`to_json` wrote.
+
+        Args:
+          text: JSON.
+
+        Returns:
+          Certificate.
+
+        Raises:
+          ValueError: if the text is no certificate.
+        """
+        try:
+            data = json.loads(text)
+            if data.pop("format") != FORMAT:
+                raise ValueError("another format")
+            data.pop("monojax")
+            arrays = {"bounds": float, "directions": np.int32, "low": float, "high": float}
+            data |= {k: np.asarray(data[k], dtype) for k, dtype in arrays.items()}
+            if data["counterexample"] is not None:
+                data["counterexample"] = np.asarray(data["counterexample"], float)
+            data["onehot"] = tuple(tuple(group) for group in data["onehot"])
+            made = cls(**data)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"this text is no certificate of monojax ({error}).") from error
+        if made.status not in STATUS or made.stage not in STAGES:
+            raise ValueError(f"this text is no certificate: status {made.status!r}.")
+        return made
+
+    def verify(self, fn: Callable[[jax.Array], jax.Array]) -> bool:
+        """Computes the certificate again for ``fn``.
+
+        Args:
+          fn: map of ONE example; the certified function or what is held to be it.
+
+        Returns:
+          True if its derivative has the same equations and constants and the same status follows.
+        """
+        from monojax.certify.search import certify_monotone
+
+        again = certify_monotone(
+            fn, self.low, self.high, self.directions, onehot=self.onehot, **self.options
+        )
+        return again.program == self.program and again.status == self.status
+
+
+def program_hash(fn: Callable, width: int) -> str:
+    """Hash of a derivative's equations and constants.
+
+    Args:
+      fn: map of ONE example float `[d]`.
+      width: d.
+
+    Returns:
+      Hexadecimal digits.
+    """
+    with enable_x64():
+        closed = gradient_program(fn, jax.ShapeDtypeStruct((width,), jnp.float64))
+        digest = hashlib.sha256(_text(closed.jaxpr).encode())
+        for constant in map(np.asarray, closed.consts):
+            digest.update(f"{constant.shape} {constant.dtype}".encode())
+            digest.update(np.ascontiguousarray(constant).tobytes())
+    return digest.hexdigest()
+
+
+def _text(jaxpr: Any) -> str:
+    """The equations as text, without what differs from run to run (addresses of functions)."""
+    return re.sub(r"0x[0-9a-f]+|<[^<>]*>", "", str(jaxpr))

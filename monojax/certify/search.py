@@ -1,0 +1,311 @@
+"""Is a function monotone on a box? Attack first, then bound, then cut the box where it is open."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from monojax.base import compat
+from monojax.base.checks import one_of
+from monojax.base.compat import enable_x64
+from monojax.base.directions import check_directions
+from monojax.base.jaxprs import evaluate
+from monojax.certify.bounds import BOUNDS, compiled_bounds
+from monojax.certify.continuity import check_continuous
+from monojax.certify.program import gradient_program
+from monojax.certify.result import Certificate, program_hash
+
+CHUNK = 256
+"""Boxes bounded in one call: what the memory grows with."""
+STARTS = 512
+"""Points at which the attack begins."""
+STEPS = 40
+"""Steps of the attack from each of them."""
+
+Fn = Callable[[jax.Array], jax.Array]
+
+
+def certify_monotone(
+    fn: Fn,
+    low: Any,
+    high: Any,
+    directions: Any,
+    budget: int = 10_000,
+    *,
+    bound: str = "auto",
+    onehot: Sequence[Sequence[int]] = (),
+    key: jax.Array | None = None,
+) -> Certificate:
+    """Proves that ``fn`` is monotone on a box, refutes it by a point, or says that it is unknown.
+
+    A slope of exactly 0 is no violation. Where ``fn`` has a kink, every slope of its sides counts.
+
+    Args:
+      fn: map of ONE example float `[d]` to a scalar, continuous.
+      low: lower ends of the box `[d]`, finite.
+      high: upper ends `[d]`, finite, at least ``low``.
+      directions: int `[d]`: +1 must rise, -1 must fall, 0 free.
+      budget: how many boxes may be bounded; the result depends on nothing else.
+      bound: "interval", "forward", "backward" or "auto": interval first, then backward.
+      onehot: groups of inputs of which exactly one is 1 and the others are 0 (categories); their
+        box must hold [0, 1] and their directions must be 0.
+      key: PRNG key of the attack's first points; a fixed one if None.
+
+    Returns:
+      Certificate.
+
+    Raises:
+      ValueError: on a box with low > high or an end that is not finite, on wrong shapes or options.
+      CertifyError: if ``fn`` holds a primitive without a bound, or may jump.
+    """
+    begin = time.monotonic()
+    task = _checked(fn, low, high, directions, budget, bound, onehot)
+    check_continuous(fn, task.low.size)
+    with enable_x64():
+        program = gradient_program(fn, jax.ShapeDtypeStruct(task.low.shape, jnp.float64))
+        search = _Search(task, program, jax.random.key(0) if key is None else key)
+        found = search.run()
+    return Certificate(
+        **found,
+        seconds=time.monotonic() - begin,
+        directions=task.directions,
+        low=task.low,
+        high=task.high,
+        onehot=task.onehot,
+        program=program_hash(fn, task.low.size),
+        options={"budget": budget, "bound": bound},
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """A checked question."""
+
+    low: np.ndarray
+    high: np.ndarray
+    directions: np.ndarray
+    budget: int
+    bound: str
+    onehot: tuple[tuple[int, ...], ...]
+
+
+def _checked(fn, low, high, directions, budget, bound, onehot) -> _Task:
+    low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
+    if low.ndim != 1 or low.shape != high.shape or not low.size:
+        raise ValueError(
+            f"low and high must both have shape [d], got {low.shape} and {high.shape}."
+        )
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise ValueError("low and high must be finite; cut the box to the range of your data.")
+    if (low > high).any():
+        i = int(np.argmax(low > high))
+        raise ValueError(f"low must be <= high, got {low[i]} > {high[i]} for input {i}.")
+    if isinstance(budget, bool) or not hasattr(budget, "__index__") or budget < 1:
+        raise ValueError(f"budget must be an integer >= 1 (boxes), got {budget!r}.")
+    one_of(bound, BOUNDS, "bound")
+    signs = np.asarray(check_directions(directions, low.size))
+    groups = tuple(tuple(int(i) for i in group) for group in onehot)
+    members = [i for group in groups for i in group]
+    if len(set(members)) < len(members) or any(not 0 <= i < low.size for i in members):
+        raise ValueError(
+            f"onehot must hold distinct inputs from 0 to {low.size - 1}, got {onehot}."
+        )
+    for i in members:
+        if signs[i] or low[i] > 0 or high[i] < 1:
+            raise ValueError(
+                f"input {i} is in a one-hot group: its direction must be 0 and its box hold [0, 1]."
+            )
+    low, high = low.copy(), high.copy()
+    low[members], high[members] = 0.0, 1.0
+    return _Task(low, high, signs, int(budget), bound, groups)
+
+
+class _Search:
+    """Branch and bound over boxes."""
+
+    def __init__(self, task: _Task, program: Any, key: jax.Array) -> None:
+        self.task, self.key = task, key
+        self.program = program
+        self.signs = jnp.asarray(task.directions, jnp.float64)
+        kinds = ("interval", "backward") if task.bound == "auto" else (task.bound,)
+        self.bounds = [compiled_bounds(program, kind) for kind in kinds]
+        gradient = lambda x: evaluate(program, [x], lambda e, a: compat.bind(e, *a))[0]
+        self.gradients = jax.jit(jax.vmap(gradient))
+        self.sensitivity = jax.jit(
+            jax.vmap(lambda x: jnp.abs(self.signs @ jax.jacfwd(gradient)(x)))
+        )
+        self.points = compiled_bounds(program, "interval")
+        self.attack = jax.jit(self._attack)
+        self.boxes = 0
+
+    def run(self) -> dict[str, Any]:
+        """The certificate's fields."""
+        task = self.task
+        root = (task.low[None], task.high[None])
+        point = self._refuted(np.asarray(self.attack(self.key))) if task.directions.any() else None
+        lo, hi = self._bounded(*root)
+        hull = np.stack([lo[0], hi[0]], axis=1)
+        if point is not None:
+            return self._result("refuted", "attack", point, hull, 0.0)
+        if self._proved(lo, hi)[0]:
+            return self._result("proved", "bound", None, hull, 1.0)
+        return self._cut(root, hull)
+
+    def _cut(self, root: tuple[np.ndarray, np.ndarray], hull: np.ndarray) -> dict[str, Any]:
+        """Halves open boxes, the largest first, until all are proved or the budget is spent."""
+        low, high = root
+        free = np.zeros((1, len(self.task.onehot)), bool)  # groups whose category is chosen
+        share = np.ones(1)
+        ends = [np.full(hull.shape[0], np.inf), np.full(hull.shape[0], -np.inf)]
+        proved = 0.0
+        while len(share):
+            if self.boxes + 2 > self.task.budget:
+                break
+            order = np.argsort(-share, kind="stable")
+            room = max(1, min(CHUNK, self.task.budget - self.boxes) // self._most_children())
+            take, rest = order[:room], order[room:]
+            parts = self._children(low[take], high[take], free[take], share[take])
+            keep = (low[rest], high[rest], free[rest], share[rest])
+            lo, hi = self._bounded(parts[0], parts[1])
+            done = self._proved(lo, hi)
+            proved += float(parts[3][done].sum())
+            if done.any():
+                ends = [
+                    np.minimum(ends[0], lo[done].min(axis=0)),
+                    np.maximum(ends[1], hi[done].max(axis=0)),
+                ]
+            left = [part[~done] for part in parts]
+            if len(left[0]) and (point := self._refuted(self._corners(*left[:3]))) is not None:
+                return self._result("refuted", "search", point, hull, min(proved, 1.0))
+            low, high, free, share = (
+                np.concatenate([a, b]) for a, b in zip(keep, left, strict=True)
+            )
+        if len(share):
+            return self._result("unknown", "search", None, hull, min(proved, 1.0))
+        tight = np.stack([np.maximum(ends[0], hull[:, 0]), np.minimum(ends[1], hull[:, 1])], axis=1)
+        return self._result("proved", "search", None, tight, 1.0)
+
+    def _most_children(self) -> int:
+        return max([2, *(len(group) for group in self.task.onehot)])
+
+    def _result(self, status, stage, point, hull, volume) -> dict[str, Any]:
+        return dict(
+            status=status,
+            stage=stage,
+            counterexample=point,
+            bounds=hull,
+            volume_proved=volume,
+            boxes=self.boxes,
+        )
+
+    def _bounded(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds `[n, d]` of the gradient on each box; the dearer bound where the first is open."""
+        count = len(low)
+        self.boxes += count
+        fill = lambda x: _padded(x, 1 if count == 1 else CHUNK)
+        lo, hi = (np.asarray(x)[:count] for x in self.bounds[0](fill(low), fill(high)))
+        for tighter in self.bounds[1:]:
+            if self._proved(lo, hi).all():
+                break
+            more = [np.asarray(x)[:count] for x in tighter(fill(low), fill(high))]
+            lo, hi = np.maximum(lo, more[0]), np.minimum(hi, more[1])
+        return lo, hi
+
+    def _proved(self, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
+        signs = self.task.directions
+        worst = np.where(signs > 0, lo, np.where(signs < 0, -hi, 0.0))
+        return (worst >= 0).all(axis=-1)
+
+    def _refuted(self, points: np.ndarray) -> np.ndarray | None:
+        """A point where a slope surely has the wrong sign: by its enclosure there."""
+        count = len(points)
+        full = _padded(points, STARTS)
+        lo, hi = (np.asarray(x)[:count] for x in self.points(full, full))
+        signs = self.task.directions
+        best = np.where(signs > 0, hi, np.where(signs < 0, -lo, np.inf)).min(axis=1)
+        i = int(np.argmin(best))
+        return points[i].copy() if best[i] < 0 else None
+
+    def _corners(self, low: np.ndarray, high: np.ndarray, free: np.ndarray) -> np.ndarray:
+        """The middles of open boxes, categories at a corner."""
+        middle = (low + high) / 2
+        for g, group in enumerate(self.task.onehot):
+            open_rows = np.flatnonzero(~free[:, g])
+            middle[np.ix_(open_rows, group)] = 0.0
+            middle[open_rows, group[0]] = 1.0
+        return middle
+
+    def _children(self, low, high, free, share) -> list[np.ndarray]:
+        """Cuts each box where its slopes change most: in half, or into a group's categories."""
+        middle = self._corners(low, high, free)
+        count = len(middle)
+        bend = np.nan_to_num(np.asarray(self.sensitivity(_padded(middle, CHUNK)))[:count])
+        width = high - low
+        relative = width / np.maximum(self.task.high - self.task.low, np.finfo(float).tiny)
+        score = bend * width
+        score = score / np.maximum(score.max(axis=1, keepdims=True), np.finfo(float).tiny)
+        score = (score + 0.1) * np.maximum(relative, 1e-12) * (width > 0)
+        pieces: list[tuple[np.ndarray, np.ndarray, np.ndarray, float]] = []
+        for row in range(count):
+            pieces += self._halves(low[row], high[row], free[row], share[row], score[row])
+        return [np.stack(part) for part in zip(*pieces, strict=True)]
+
+    def _halves(self, low, high, free, share, score) -> list[tuple]:
+        axis = int(np.argmax(score))
+        for g, group in enumerate(self.task.onehot):
+            if axis in group and not free[g]:
+                return [self._category(low, high, free, share, g, i) for i in group]
+        middle = (low[axis] + high[axis]) / 2
+        first, second = high.copy(), low.copy()
+        first[axis] = second[axis] = middle
+        return [(low, first, free, share / 2), (second, high, free, share / 2)]
+
+    def _category(self, low, high, free, share, g, chosen) -> tuple:
+        group = list(self.task.onehot[g])
+        low, high, free = low.copy(), high.copy(), free.copy()
+        low[group] = high[group] = 0.0
+        low[chosen] = high[chosen] = 1.0
+        free[g] = True
+        return low, high, free, share / len(group)
+
+    def _attack(self, key: jax.Array) -> jax.Array:
+        """Points `[STARTS, d]` that make the worst signed slope small."""
+        task = self.task
+        low, high = jnp.asarray(task.low), jnp.asarray(task.high)
+        gradient = lambda x: evaluate(self.program, [x], lambda e, a: compat.bind(e, *a))[0]
+        worst = lambda x: jnp.where(self.signs == 0, jnp.inf, self.signs * gradient(x)).min()
+        fixed = np.zeros(low.size, bool)
+        for group in task.onehot:
+            fixed[list(group)] = True
+        start_key, group_key = jax.random.split(key)
+        start = jax.random.uniform(start_key, (STARTS, low.size), jnp.float64)
+        corner = jnp.round(start)
+        start = jnp.where((jnp.arange(STARTS) % 4 == 0)[:, None], corner, start)
+        start = low + start * (high - low)
+        for g, group in enumerate(task.onehot):
+            pick = jax.random.randint(jax.random.fold_in(group_key, g), (STARTS,), 0, len(group))
+            chosen = jax.nn.one_hot(pick, len(group), dtype=start.dtype)
+            start = start.at[:, jnp.asarray(group)].set(chosen)
+
+        def step(i, state):
+            x, best, value = state
+            now, slope = jax.vmap(jax.value_and_grad(worst))(x)
+            better = now < value
+            best = jnp.where(better[:, None], x, best)
+            value = jnp.minimum(now, value)
+            rate = 0.1 * (1 - i / STEPS) * (high - low)
+            move = jnp.where(jnp.asarray(fixed), 0, jnp.sign(jnp.nan_to_num(slope)) * rate)
+            return jnp.clip(x - move, low, high), best, value
+
+        value = jnp.full(STARTS, jnp.inf)
+        _, best, _ = jax.lax.fori_loop(0, STEPS, step, (start, start, value))
+        return best
+
+
+def _padded(rows: np.ndarray, count: int) -> np.ndarray:
+    """Rows repeated up to a fixed number: one shape, one compilation."""
+    return np.concatenate([rows, np.repeat(rows[:1], count - len(rows), axis=0)])

@@ -1,0 +1,221 @@
+"""Walks a program whose values are enclosed: one way for all three bounds.
+
+A value that varies is a *root* (an enclosure of its own) or an *expression*, an elementwise function
+of one root that has not been enclosed yet: what a root's dependents share is lost once they are
+enclosed one by one, so s (1 - s) is enclosed as one function of its root, on pieces of the root's
+interval, and not as a product of two intervals.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from monojax.base import compat
+from monojax.base.jaxprs import Call, Cond, CustomRule, Scan, evaluate, structure_of
+from monojax.certify import interval
+from monojax.certify.elementwise import ELEMENTWISE
+from monojax.certify.interval import Interval, meet, sound
+from monojax.certify.program import CertifyError, as_results, place
+from monojax.certify.rules import RULES
+
+PIECES = 8
+"""Into how many parts a root's interval is cut where its expression names it more than once."""
+MOST_STEPS = 1000
+"""The longest loop that is written out."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Root:
+    """A value that varies, with its enclosure."""
+
+    box: Interval
+    extra: Any = None
+    """What a domain adds: an affine form, for example."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Expr:
+    """An elementwise function of one root, with a first enclosure made step by step."""
+
+    root: Root
+    eqn: Any
+    args: tuple[Any, ...]
+    box: Interval
+    uses: int
+    """How often the root is named; once means that ``box`` is as tight as it gets."""
+
+
+def enclose(expr: Any, z: Interval, memo: dict[int, Any]) -> Any:
+    """The enclosure of an expression whose root lies in ``z``.
+
+    Args:
+      expr: a Root, an Expr, or a constant.
+      z: enclosure of the root.
+      memo: what has been computed, by identity.
+
+    Returns:
+      Interval, or the constant.
+    """
+    if isinstance(expr, Root):
+        return z
+    if not isinstance(expr, Expr):
+        return expr
+    if id(expr) not in memo:
+        args = [enclose(arg, z, memo) for arg in expr.args]
+        memo[id(expr)] = _ruled(expr.eqn, args, same=_all_same(expr.args))
+    return memo[id(expr)]
+
+
+def _all_same(args: Any) -> bool:
+    return len(args) == 2 and args[0] is args[1]
+
+
+def _ruled(eqn: Any, args: list[Any], same: bool = False) -> Interval:
+    """The rule of an elementwise primitive; a value compared with itself is equal to itself."""
+    name = eqn.primitive.name
+    if same and name in ("eq", "ne", "ge", "le", "lt", "gt"):
+        truth = jnp.full(jnp.shape(args[0].lo), name in ("eq", "ge", "le"))
+        return Interval(truth, truth)
+    if same and name == "sub":
+        zero = jnp.zeros_like(args[0].lo)
+        return Interval(zero, zero)
+    if same and name == "mul":
+        return interval.square(args[0])
+    out = ELEMENTWISE[name](eqn, *args)
+    return out if out.lo.dtype == jnp.bool_ else sound(out)
+
+
+def pieces_of(z: Interval, count: int) -> Interval:
+    """An interval cut into parts along a new first axis; neighbours share their ends."""
+    share = jnp.arange(count + 1, dtype=z.lo.dtype).reshape((-1,) + (1,) * z.lo.ndim) / count
+    edges = z.lo[None] + (z.hi - z.lo)[None] * share
+    edges = jnp.clip(edges, z.lo[None], z.hi[None]).at[-1].set(z.hi)
+    return Interval(edges[:-1], edges[1:])
+
+
+class Walk:
+    """Interval arithmetic. Subclasses add affine forms beside the intervals."""
+
+    def run(self, closed: compat.ClosedJaxpr, args: list[Any]) -> list[Any]:
+        """Evaluates a program; results are Roots, or constants."""
+        return [self.root_of(out) for out in evaluate(closed, args, self._apply)]
+
+    def root_of(self, value: Any) -> Any:
+        """An expression as a root of its own; anything else as it is."""
+        if not isinstance(value, Expr):
+            return value
+        box = value.box
+        if value.uses > 1 and box.lo.dtype != jnp.bool_:
+            box = meet(box, self._minced(value))
+        return self.resolved(value, box)
+
+    def resolved(self, expr: Expr, box: Interval) -> Root:
+        """The root that an expression becomes; for subclasses."""
+        return Root(box)
+
+    def made(self, eqn: Any, args: list[Any], boxes: Any) -> Any:
+        """The root that an equation gives, from its interval; for subclasses."""
+        return Root(boxes)
+
+    def _minced(self, expr: Expr) -> Interval:
+        parts = jax.vmap(lambda lo, hi: enclose(expr, Interval(lo, hi), {}))(
+            *pieces_of(expr.root.box, PIECES)
+        )
+        return sound(Interval(parts.lo.min(axis=0), parts.hi.max(axis=0)))
+
+    def _apply(self, eqn: Any, args: list[Any]) -> Any:
+        if not any(isinstance(arg, (Root, Expr)) for arg in args):
+            return compat.bind(eqn, *args)
+        structure = structure_of(eqn)
+        if structure is not None:
+            return self._structured(eqn, structure, args)
+        if (expr := self._expression(eqn, args)) is not None:
+            return expr
+        args = [self.root_of(arg) for arg in args]
+        name = eqn.primitive.name
+        if name not in RULES:
+            raise CertifyError(
+                f"no bound for {place(eqn)} of values that depend on x; certify the part of fn "
+                "without it, or write it with primitives that have one (see the docs' limits)."
+            )
+        try:
+            boxes = RULES[name](eqn, *(arg.box if isinstance(arg, Root) else arg for arg in args))
+        except KeyError as error:
+            raise CertifyError(f"no bound for {place(eqn)}: {error.args[0]}.") from error
+        if eqn.primitive.multiple_results:
+            return [self.made(eqn, args, _safe(box)) for box in boxes]
+        return self.made(eqn, args, _safe(boxes))
+
+    def _expression(self, eqn: Any, args: list[Any]) -> Expr | None:
+        """One more step of an elementwise function of one root, if it is one."""
+        name = eqn.primitive.name
+        varying = [arg for arg in args if isinstance(arg, (Root, Expr))]
+        roots = {id(arg.root if isinstance(arg, Expr) else arg) for arg in varying}
+        if name not in ELEMENTWISE or len(roots) != 1:
+            return None
+        root = varying[0].root if isinstance(varying[0], Expr) else varying[0]
+        shape = jnp.shape(root.box.lo)
+        if eqn.outvars[0].aval.shape != shape:
+            return None
+        args = [arg if isinstance(arg, (Root, Expr)) else _shaped(arg, shape) for arg in args]
+        boxes = [arg.box if isinstance(arg, (Root, Expr)) else arg for arg in args]
+        try:
+            box = _ruled(eqn, boxes, _all_same(args))
+        except KeyError as error:
+            raise CertifyError(f"no bound for {place(eqn)}: {error.args[0]}.") from error
+        uses = sum(arg.uses if isinstance(arg, Expr) else 1 for arg in varying)
+        return Expr(root, eqn, tuple(args), box, uses)
+
+    def _structured(self, eqn: Any, structure: Any, args: list[Any]) -> Any:
+        if isinstance(structure, (Call, CustomRule)):
+            return as_results(eqn, evaluate(structure.body, args, self._apply))
+        if isinstance(structure, Scan):
+            return self._scan(eqn, structure, args)
+        if isinstance(structure, Cond) and not isinstance(args[0], (Root, Expr)):
+            if isinstance(args[0], jax.core.Tracer):
+                raise CertifyError(f"no bound for {place(eqn)} by an index that is traced.")
+            branch = structure.branches[min(max(int(args[0]), 0), len(structure.branches) - 1)]
+            return as_results(eqn, evaluate(branch, args[1:], self._apply))
+        raise CertifyError(f"no bound for {place(eqn)} of values that depend on x.")
+
+    def _scan(self, eqn: Any, scan: Scan, args: list[Any]) -> list[Any]:
+        """Written out, step by step."""
+        if scan.length > MOST_STEPS:
+            raise CertifyError(
+                f"{place(eqn)} has {scan.length} steps; loops of up to {MOST_STEPS} are written out."
+            )
+        consts, carry, slices = scan.parts([self.root_of(arg) for arg in args])
+        steps: list[list[Any]] = []
+        order = range(scan.length)
+        for i in reversed(order) if scan.reverse else order:
+            at = [self.entry(s, i) for s in slices]
+            outs = evaluate(scan.body, [*consts, *carry, *at], self._apply)
+            carry, ys = outs[: scan.num_carry], outs[scan.num_carry :]
+            steps.append([self.root_of(y) for y in ys])
+        if scan.reverse:
+            steps.reverse()
+        return [*carry, *(self.stacked(list(ys)) for ys in zip(*steps, strict=True))]
+
+    def entry(self, value: Any, i: int) -> Any:
+        """One step's slice."""
+        if not isinstance(value, Root):
+            return value[i]
+        return Root(Interval(value.box.lo[i], value.box.hi[i]))
+
+    def stacked(self, values: list[Any]) -> Any:
+        """The slices of all steps along a new first axis."""
+        if not any(isinstance(v, Root) for v in values):
+            return jnp.stack(values)
+        boxes = [v.box if isinstance(v, Root) else interval.as_interval(v) for v in values]
+        return Root(Interval(jnp.stack([b.lo for b in boxes]), jnp.stack([b.hi for b in boxes])))
+
+
+def _safe(box: Any) -> Any:
+    return sound(box) if jnp.issubdtype(box.lo.dtype, jnp.floating) else box
+
+
+def _shaped(constant: Any, shape: tuple[int, ...]) -> jax.Array:
+    """A constant operand; jax's elementwise primitives let scalars stand beside arrays."""
+    return jnp.broadcast_to(jnp.asarray(constant), shape)
