@@ -1,8 +1,8 @@
 """Where a function could jump: a bound on its slopes says nothing across a jump.
 
-Comparisons decide between cases (`jnp.where`, leaky ReLU, ELU). The function is continuous there if
-the cases agree where the comparison changes its mind. That is looked at exactly where it can be: the
-comparison is between an affine function of one value and a constant, so that it changes at one
+Comparisons decide between cases (`jnp.where`, leaky ReLU, ELU). The function is continuous there
+if the cases agree where the comparison changes its mind. That is looked at exactly where it can be:
+the comparison is between an affine function of one value and a constant, so that it changes at one
 number, and both cases are functions of the same value, computed there in float64. Everything else
 that decides (a comparison of two values that choose between others, floor, round, sign, argmax,
 an index that varies) is refused, since nothing is known.
@@ -22,7 +22,7 @@ from monojax.base.jaxprs import Call, Cond, CustomRule, Scan, evaluate, structur
 from monojax.certify.elementwise import ELEMENTWISE
 from monojax.certify.program import CertifyError, as_results, own_constants, place
 
-STEPS = ("argmax", "argmin", "ceil", "floor", "nextafter", "rem", "round")
+STEPS = ("argmax", "argmin", "ceil", "floor", "nextafter", "rem", "round", "top_k")
 """Primitives that jump whatever their operand is."""
 _COMPARE = ("eq", "ge", "gt", "le", "lt", "ne")
 _AGREE = 1e-9
@@ -87,7 +87,7 @@ def _apply(eqn: Any, args: list[Any]) -> Any:
         return as_results(eqn, evaluate(branch, args[1:], _apply))
     if structure is not None:
         raise CertifyError(f"no bound for {place(eqn)} of values that depend on x.")
-    if name in STEPS:
+    if name in STEPS or (name == "sort" and len(args) > 1) or _to_integers(eqn, name):
         raise CertifyError(
             f"fn jumps: {place(eqn)} of a value that depends on x, and a bound on slopes says "
             "nothing across a jump. Certify the part of fn without it."
@@ -98,6 +98,12 @@ def _apply(eqn: Any, args: list[Any]) -> Any:
         _refuse(eqn)
     outs = [_fresh(var.aval.shape) for var in eqn.outvars]
     return outs if eqn.primitive.multiple_results else outs[0]
+
+
+def _to_integers(eqn: Any, name: str) -> bool:
+    """True for a conversion of floats to integers."""
+    kinds = [np.dtype(atom.aval.dtype).kind for atom in (eqn.invars[0], eqn.outvars[0])]
+    return name == "convert_element_type" and kinds[0] == "f" and kinds[1] in "iu"
 
 
 def _refuse(eqn: Any) -> None:
@@ -205,14 +211,11 @@ def _check_select(eqn: Any, root: _Root, args: list[Any]) -> None:
 def _scan(scan: Scan, args: list[Any]) -> list[Any]:
     """Once through the body with everything that may depend on x: enough to see its jumps."""
     consts, carry, slices = scan.parts(args)
-    inner = [arg for arg in consts]
+    inner = list(consts)
     inner += [_fresh(np.shape(c) if not isinstance(c, _Expr) else c.root.shape) for c in carry]
     for s in slices:
         inner.append(_fresh(s.root.shape[1:]) if isinstance(s, _Expr) else jnp.asarray(s)[0])
-    outs = evaluate(scan.body, inner, _apply)
+    evaluate(scan.body, inner, _apply)
     shapes = [var.aval.shape for var in scan.body.jaxpr.outvars]
-    stacked = [
-        shape if i < scan.num_carry else (scan.length, *shape) for i, shape in enumerate(shapes)
-    ]
-    del outs
-    return [_fresh(shape) for shape in stacked]
+    carried, made = shapes[: scan.num_carry], shapes[scan.num_carry :]
+    return [_fresh(shape) for shape in [*carried, *((scan.length, *shape) for shape in made)]]

@@ -1,9 +1,9 @@
 """The program whose slopes are bounded: fn's own derivative, as equations.
 
 A certificate is about the function, so its derivative must be the function's: `stop_gradient` is
-taken away, and so are derivative rules of the user's own (`jax.custom_jvp`, `jax.custom_vjp`), which
-may differ from the derivative of what the function computes. Rules that come with jax are kept: they
-are the true derivatives in a safer form.
+taken away, and so are derivative rules of the user's own (`jax.custom_jvp`, `jax.custom_vjp`),
+which may differ from the derivative of what the function computes. Rules that come with jax are
+kept: they are the true derivatives in a safer form.
 """
 
 from collections.abc import Callable
@@ -58,6 +58,7 @@ def true_function(fn: Fn, example: jax.Array) -> Fn:
 
 
 def as_results(eqn: Any, values: list[Any]) -> Any:
+    """A body's results in the form that an equation has: several, or the one."""
     return values if eqn.primitive.multiple_results else values[0]
 
 

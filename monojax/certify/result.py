@@ -24,8 +24,8 @@ FORMAT = "monojax certificate 1"
 class Certificate:
     """Whether a function is monotone on a box, as far as it was found out.
 
-    "proved" speaks of the function with exactly its constants in exact arithmetic, at every point of
-    the box; what a program computes for it in floating point can still go the wrong way by its
+    "proved" speaks of the function with exactly its constants in exact arithmetic, at every point
+    of the box; what a program computes for it in floating point can still go the wrong way by its
     rounding.
     """
 

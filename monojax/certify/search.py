@@ -193,14 +193,14 @@ class _Search:
         return max([2, *(len(group) for group in self.task.onehot)])
 
     def _result(self, status, stage, point, hull, volume) -> dict[str, Any]:
-        return dict(
-            status=status,
-            stage=stage,
-            counterexample=point,
-            bounds=hull,
-            volume_proved=volume,
-            boxes=self.boxes,
-        )
+        return {
+            "status": status,
+            "stage": stage,
+            "counterexample": point,
+            "bounds": hull,
+            "volume_proved": volume,
+            "boxes": self.boxes,
+        }
 
     def _bounded(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Bounds `[n, d]` of the gradient on each box; the dearer bound where the first is open."""

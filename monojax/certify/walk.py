@@ -1,7 +1,7 @@
 """Walks a program whose values are enclosed: one way for all three bounds.
 
-A value that varies is a *root* (an enclosure of its own) or an *expression*, an elementwise function
-of one root that has not been enclosed yet: what a root's dependents share is lost once they are
+A value that varies is a *root* (an enclosure of its own) or an *expression*, an elementwise
+function of one root that has not been enclosed yet: what a root's dependents share is lost once they are
 enclosed one by one, so s (1 - s) is enclosed as one function of its root, on pieces of the root's
 interval, and not as a product of two intervals.
 """
@@ -90,9 +90,11 @@ def _ruled(eqn: Any, args: list[Any], same: bool = False) -> Interval:
 def pieces_of(z: Interval, count: int) -> Interval:
     """An interval cut into parts along a new first axis; neighbours share their ends."""
     share = jnp.arange(count + 1, dtype=z.lo.dtype).reshape((-1,) + (1,) * z.lo.ndim) / count
-    edges = z.lo[None] + (z.hi - z.lo)[None] * share
+    width = z.hi - z.lo
+    edges = z.lo[None] + width[None] * share
     edges = jnp.clip(edges, z.lo[None], z.hi[None]).at[-1].set(z.hi)
-    return Interval(edges[:-1], edges[1:])
+    cut = jnp.isfinite(width)[None]  # else every piece is the whole: no NaN may reach a comparison
+    return Interval(jnp.where(cut, edges[:-1], z.lo[None]), jnp.where(cut, edges[1:], z.hi[None]))
 
 
 class Walk:
@@ -184,7 +186,7 @@ class Walk:
         """Written out, step by step."""
         if scan.length > MOST_STEPS:
             raise CertifyError(
-                f"{place(eqn)} has {scan.length} steps; loops of up to {MOST_STEPS} are written out."
+                f"{place(eqn)} has {scan.length} steps; loops of up to {MOST_STEPS} are bounded."
             )
         consts, carry, slices = scan.parts([self.root_of(arg) for arg in args])
         steps: list[list[Any]] = []
