@@ -1,9 +1,9 @@
 """Walks a program whose values are enclosed: one way for all three bounds.
 
 A value that varies is a *root* (an enclosure of its own) or an *expression*, an elementwise
-function of one root that has not been enclosed yet: what a root's dependents share is lost once they are
-enclosed one by one, so s (1 - s) is enclosed as one function of its root, on pieces of the root's
-interval, and not as a product of two intervals.
+function of one root that has not been enclosed yet. What a root's dependents share is lost once
+they are enclosed one by one, so s (1 - s) is enclosed as one function of its root, on pieces of the
+root's interval, and not as a product of two intervals.
 """
 
 import dataclasses
