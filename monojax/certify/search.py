@@ -246,7 +246,8 @@ class _Search:
         bend = np.nan_to_num(np.asarray(self.sensitivity(_padded(middle, CHUNK)))[:count])
         width = high - low
         relative = width / np.maximum(self.task.high - self.task.low, np.finfo(float).tiny)
-        score = bend * width
+        with np.errstate(over="ignore"):
+            score = np.nan_to_num(bend * width, posinf=1e300)
         score = score / np.maximum(score.max(axis=1, keepdims=True), np.finfo(float).tiny)
         score = (score + 0.1) * np.maximum(relative, 1e-12) * (width > 0)
         pieces: list[tuple[np.ndarray, np.ndarray, np.ndarray, float]] = []

@@ -33,6 +33,8 @@ class Root:
     box: Interval
     extra: Any = None
     """What a domain adds: an affine form, for example."""
+    origin: tuple[Any, ...] = ()
+    """What is known of where it comes from: ("product", a, b), ("max", of), ("mask",)."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,10 +110,16 @@ class Walk:
         """An expression as a root of its own; anything else as it is."""
         if not isinstance(value, Expr):
             return value
-        box = value.box
-        if value.uses > 1 and box.lo.dtype != jnp.bool_:
-            box = meet(box, self._minced(value))
-        return self.resolved(value, box)
+        known = self.__dict__.setdefault("_roots", {})  # one root for an expression, however often
+        if id(value) not in known:
+            box = value.box
+            if value.uses > 1 and box.lo.dtype != jnp.bool_:
+                box = meet(box, self._minced(value))
+            root = self.resolved(value, box)
+            if value.eqn.primitive.name == "convert_element_type" and value.args[0] is value.root:
+                root = dataclasses.replace(root, origin=value.root.origin)
+            known[id(value)] = (value, root)  # kept alive with its number
+        return known[id(value)][1]
 
     def resolved(self, expr: Expr, box: Interval) -> Root:
         """The root that an expression becomes; for subclasses."""
@@ -148,7 +156,8 @@ class Walk:
             raise CertifyError(f"no bound for {place(eqn)}: {error.args[0]}.") from error
         if eqn.primitive.multiple_results:
             return [self.made(eqn, args, _safe(box)) for box in boxes]
-        return self.made(eqn, args, _safe(boxes))
+        box, origin = _traced(name, args, _safe(boxes))
+        return dataclasses.replace(self.made(eqn, args, box), origin=origin)
 
     def _expression(self, eqn: Any, args: list[Any]) -> Expr | None:
         """One more step of an elementwise function of one root, if it is one."""
@@ -212,6 +221,36 @@ class Walk:
             return jnp.stack(values)
         boxes = [v.box if isinstance(v, Root) else interval.as_interval(v) for v in values]
         return Root(Interval(jnp.stack([b.lo for b in boxes]), jnp.stack([b.hi for b in boxes])))
+
+
+def _traced(name: str, args: list[Any], box: Interval) -> tuple[Interval, tuple[Any, ...]]:
+    """What an equation's operands share tightens its enclosure; and what its result is.
+
+    a + a b is a (1 + b), which is how jax writes the slope of tanh; and of the entries compared
+    with their maximum one at least is equal to it, which is how jax writes a maximum's slope.
+    """
+    origins = [arg.origin if isinstance(arg, Root) else () for arg in args]
+    first = origins[0]
+    if name == "mul" and all(isinstance(arg, Root) for arg in args):
+        return box, ("product", *args)
+    if name in ("add", "add_any") and all(isinstance(arg, Root) for arg in args):
+        for x, origin in ((args[0], origins[1]), (args[1], first)):
+            for i in (1, 2) if origin[:1] == ("product",) else ():
+                if origin[i] is x:
+                    one = jnp.ones_like(x.box.lo)
+                    more = interval.add(Interval(one, one), origin[3 - i].box)
+                    box = meet(box, sound(interval.mul(x.box, more)))
+    if name == "reduce_max":
+        return box, ("max", args[0])
+    if name in ("broadcast_in_dim", "reshape", "expand_dims", "convert_element_type"):
+        return box, first if first[:1] in (("max",), ("mask",)) else ()
+    if name == "eq":
+        pairs = ((args[0], origins[1]), (args[1], first))
+        if any(origin[:1] == ("max",) and origin[1] is x for x, origin in pairs):
+            return box, ("mask",)
+    if name == "reduce_sum" and first == ("mask",):
+        return Interval(jnp.maximum(box.lo, 1), box.hi), ()
+    return box, ()
 
 
 def _safe(box: Any) -> Any:
