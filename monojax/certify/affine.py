@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from monojax.base import compat
 from monojax.certify import interval
 from monojax.certify.interval import Interval, meet, up
+from monojax.certify.program import is_float
 from monojax.certify.rules import bilinear_op, contraction_terms
 from monojax.certify.walk import Expr, Root, Walk, enclose, pieces_of
 
@@ -101,6 +102,8 @@ class AffineWalk(Walk):
         """A line over the root's interval, or the exact form where the expression is affine."""
         if box.lo.dtype == jnp.bool_:
             return Root(box)
+        if expr.root.box.lo.dtype == jnp.bool_:  # no lines over a decision
+            return self._alone(box)
         parent = self._extra(expr.root)
         form = self._exact(expr, {})
         if form is not None:
@@ -115,6 +118,7 @@ class AffineWalk(Walk):
         if not jnp.issubdtype(boxes.lo.dtype, jnp.floating):
             return Root(boxes)
         name = eqn.primitive.name
+        args = [self._enclosed(arg) if isinstance(arg, Interval) else arg for arg in args]
         varying = [isinstance(arg, Root) for arg in args]
         if any(v and arg.box.lo.dtype == jnp.bool_ for arg, v in zip(args, varying, strict=True)):
             return self._alone(boxes)
@@ -173,6 +177,10 @@ class AffineWalk(Walk):
         node = self._node(lambda: middle, rho=radius)
         return Root(box, Extra(Form(middle, zero, radius), node))
 
+    def _enclosed(self, box: Interval) -> Root:
+        """A constant of which an enclosure is known, as a variable of the surrogate."""
+        return self._alone(box) if is_float(box.lo) else Root(box)
+
     def _fixed(self, value: Any) -> Root:
         return self._alone(interval.as_interval(value))
 
@@ -209,7 +217,8 @@ class AffineWalk(Walk):
             if left:
                 return _linear(lambda v: op(v, w), lambda v: op(v, jnp.abs(w)), forms[0], terms)
             return _linear(lambda v: op(x, v), lambda v: op(jnp.abs(x), v), forms[1], terms)
-        return _affine_step(eqn, forms)
+        shape = eqn.outvars[0].aval.shape
+        return _affine_step(eqn, [_spread_out(f, shape) if isinstance(f, Form) else f for f in forms])
 
     def _product(self, eqn: Any, args: list[Any], box: Interval) -> Root:
         """x y = cx y + x cy - cx cy, within rx ry, around the middles of both intervals."""
@@ -225,7 +234,7 @@ class AffineWalk(Walk):
         (fx, nx), (fy, ny) = ((e.form, e.node) for e in map(self._extra, args))
         shift, rest = -op(cx, cy), op(rx, ry)
         g = interval.growth(3 * terms + 6, rest.dtype)
-        tiny = terms * interval.tiny_of(rest)
+        tiny = 4 * terms * (self.width + 4) * interval.tiny_of(rest)
         # What the surrogate is off, the rounding of its own constant included.
         rho = up(rest * (1 + g)) + 2 * g * op(jnp.abs(cx), jnp.abs(cy)) + tiny
         sizes = op(jnp.abs(cx), fy.size()) + op(fx.size(), jnp.abs(cy)) + jnp.abs(shift)
@@ -253,7 +262,7 @@ def _constant_form(value: jax.Array, width: int) -> Form:
 
 
 def _middle(box: Interval) -> tuple[jax.Array, jax.Array]:
-    center = box.lo / 2 + box.hi / 2
+    center = jnp.where(box.lo == box.hi, box.lo, box.lo / 2 + box.hi / 2)
     return center, jnp.where(
         box.lo == box.hi, 0, up(jnp.maximum(box.hi - center, center - box.lo), 2)
     )
@@ -262,9 +271,22 @@ def _middle(box: Interval) -> tuple[jax.Array, jax.Array]:
 def _linear(op: Any, absolute: Any, x: Form, terms: int) -> Form:
     """A linear map, with its rounding errors in rho."""
     g = interval.growth(terms + 2, x.b.dtype)
-    slack = g * absolute(x.size()) * (1 + g) + terms * interval.tiny_of(x.b)
+    slack = g * absolute(x.size()) * (1 + g) + (terms * _terms_of(x)) * interval.tiny_of(x.b)
     rho = absolute(x.rho) * (1 + g)
     return Form(op(x.b), jax.vmap(op)(x.A), up(rho + slack, 4))
+
+
+def _spread_out(x: Form, shape: tuple[int, ...]) -> Form:
+    """A scalar beside an array, as jax's elementwise primitives allow it."""
+    if x.b.shape == shape or x.b.shape != ():
+        return x
+    full = lambda v: jnp.broadcast_to(v, shape)
+    return Form(full(x.b), jax.vmap(full)(x.A), full(x.rho))
+
+
+def _terms_of(x: Form) -> int:
+    """How many numbers of a form may each have been flushed to zero, with some to spare."""
+    return x.A.shape[0] + 4
 
 
 def _moved(eqn: Any, x: Form, rest: list[Any], terms: int) -> Form:
@@ -286,7 +308,7 @@ def _joined(op: Any, forms: list[Form]) -> Form:
 def scaled(x: Form, slope: jax.Array, shift: jax.Array, rho: jax.Array) -> Form:
     """slope x + shift, within another rho."""
     size = jnp.abs(slope) * x.size() + jnp.abs(shift)
-    slack = 4 * interval.eps_of(size) * size + interval.tiny_of(size)
+    slack = 4 * interval.eps_of(size) * size + _terms_of(x) * interval.tiny_of(size)
     total = jnp.abs(slope) * x.rho + rho
     return Form(slope * x.b + shift, slope[None] * x.A, up(total + slack, 8))
 
@@ -302,22 +324,28 @@ def _affine_step(eqn: Any, forms: list[Any]) -> Form | None:
         x, dtype = forms[0], eqn.params["new_dtype"]
         eps = max(float(jnp.finfo(dtype).eps), float(jnp.finfo(x.b.dtype).eps))
         slack = (x.size() * (2 * eps)).astype(dtype)
+        tiny = max(float(jnp.finfo(dtype).tiny), float(jnp.finfo(x.b.dtype).tiny))
+        slack = up(slack + jnp.asarray(_terms_of(x) * tiny, dtype), 4)
         return Form(x.b.astype(dtype), x.A.astype(dtype), up(x.rho.astype(dtype) + slack, 4))
     if name in ("add", "add_any", "sub"):
         sign = -1 if name == "sub" else 1
         if all(varying):
             x, y = forms
             slack = 4 * interval.eps_of(x.b) * (x.size() + y.size())
+            slack = slack + _terms_of(x) * interval.tiny_of(x.b)
             return Form(x.b + sign * y.b, x.A + sign * y.A, up(x.rho + y.rho + slack, 4))
         x, k, first = (forms[0], forms[1], 1) if varying[0] else (forms[1], forms[0], sign)
         b = first * x.b + (k if not varying[0] else sign * k)
         slack = 4 * interval.eps_of(b) * (x.size() + jnp.abs(k))
+        slack = slack + _terms_of(x) * interval.tiny_of(b)
         return Form(b, first * x.A, up(x.rho + slack, 4))
     if name in ("mul", "div") and sum(varying) == 1 and (name == "mul" or varying[0]):
         x, k = (forms[0], forms[1]) if varying[0] else (forms[1], forms[0])
-        k = 1 / k if name == "div" else k
         k = jnp.broadcast_to(jnp.asarray(k, x.b.dtype), x.b.shape)
-        return scaled(x, k, jnp.zeros_like(x.b), jnp.abs(k) * x.size() * 2 * interval.eps_of(k))
+        over = (lambda v: v / k) if name == "div" else (lambda v: v * k)
+        size = jnp.abs(over(x.size()))
+        slack = 8 * interval.eps_of(k) * size + _terms_of(x) * interval.tiny_of(k)
+        return Form(over(x.b), over(x.A), up(jnp.abs(over(x.rho)) + slack, 8))
     return None
 
 

@@ -83,4 +83,5 @@ def _spread(closed: compat.ClosedJaxpr, row: jax.Array, radii: list[jax.Array]) 
         used = jnp.where((slope == 0) | (radius == 0), 0, slope * radius)
         total = total + used.sum()
         count += radius.size
+    total = total + (count + 1) * interval.tiny_of(total)  # products that were flushed to zero
     return up(total * (1 + interval.growth(count + 2, total.dtype)))

@@ -1,9 +1,10 @@
 """The program whose slopes are bounded: fn's own derivative, as equations.
 
 A certificate is about the function, so its derivative must be the function's: `stop_gradient` is
-taken away, and so are derivative rules of the user's own (`jax.custom_jvp`, `jax.custom_vjp`),
-which may differ from the derivative of what the function computes. Rules that come with jax are
-kept: they are the true derivatives in a safer form.
+taken away, and so is every derivative rule (`jax.custom_jvp`, `jax.custom_vjp`), which may differ
+from the derivative of what the function computes. Where a body is, equation by equation, that of a
+function of jax with a rule of its own (`OWN`: relu, logaddexp, softmax), jax's function is called
+afresh: its rule is the true derivative in a safer form.
 """
 
 from collections.abc import Callable
@@ -11,9 +12,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from monojax.base import compat
-from monojax.base.jaxprs import Call, CustomRule, evaluate, structure_of
+from monojax.base.jaxprs import (
+    Call,
+    Cond,
+    CustomRule,
+    Scan,
+    bodies,
+    evaluate,
+    inner_equations,
+    structure_of,
+)
 
 Fn = Callable[[jax.Array], jax.Array]
 
@@ -40,32 +51,108 @@ def true_function(fn: Fn, example: jax.Array) -> Fn:
     """
     closed = own_constants(jax.make_jaxpr(fn)(example))
 
-    def apply(eqn, args):
-        structure = structure_of(eqn)
-        if eqn.primitive.name == "stop_gradient":
-            return args[0]
-        if isinstance(structure, Call):
-            return as_results(eqn, evaluate(structure.body, args, apply))
-        if isinstance(structure, CustomRule) and not _is_jax_own(structure):
-            return as_results(eqn, evaluate(structure.body, args, apply))
-        return compat.bind(eqn, *args)
-
     def call(x):
-        (out,) = evaluate(closed, [x], apply)
+        (out,) = evaluate(closed, [x], _apply)
         return out
 
     return call
 
 
+def _apply(eqn: Any, args: list[Any]) -> Any:
+    """One equation, or what it holds, without rules of derivatives."""
+    structure = structure_of(eqn)
+    if eqn.primitive.name == "stop_gradient":
+        return args[0]
+    if structure is not None and not has_floats(eqn):
+        return compat.bind(eqn, *args)
+    if isinstance(structure, CustomRule) and (own := _own(structure, args)) is not None:
+        return as_results(eqn, [own(*args)])
+    if isinstance(structure, (Call, CustomRule)):
+        return as_results(eqn, evaluate(structure.body, args, _apply))
+    if isinstance(structure, Scan):
+        return _scanned(structure, args)
+    if isinstance(structure, Cond):
+        index = jnp.asarray(args[0]).astype(jnp.int32)
+        cases = [lambda *ops, b=b: tuple(evaluate(b, ops, _apply)) for b in structure.branches]
+        return list(jax.lax.switch(index, cases, *args[1:]))
+    if structure is not None or (_holds_jaxpr(eqn) and not eqn.primitive.name.startswith("scatter")):
+        raise CertifyError(f"no bound for {place(eqn)}: what it holds cannot be differentiated here.")
+    return compat.bind(eqn, *args)
+
+
+def _scanned(scan: Scan, args: list[Any]) -> list[Any]:
+    """A scan whose body holds no rules of derivatives."""
+    consts, carry, slices = scan.parts(args)
+
+    def step(carry, at):
+        outs = evaluate(scan.body, [*consts, *carry, *at], _apply)
+        kept = [c.astype(old.dtype) for c, old in zip(outs, carry, strict=False)]
+        return tuple(kept), tuple(outs[scan.num_carry :])
+
+    start = tuple(jnp.asarray(c) for c in carry)
+    end, made = jax.lax.scan(
+        step, start, tuple(slices), length=scan.length, reverse=scan.reverse
+    )
+    return [*end, *made]
+
+
+def has_floats(eqn: Any) -> bool:
+    """True if the equation, or any that it holds, reads or makes a float."""
+    inner = [e for body in bodies(structure_of(eqn)) for e in inner_equations(body)]
+    atoms = [atom for e in (eqn, *inner) for atom in (*e.invars, *e.outvars)]
+    return any(is_float(atom.aval) for atom in atoms)
+
+
+def is_float(aval: Any) -> bool:
+    """True for floats and complex numbers."""
+    dtype = getattr(aval, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jnp.inexact)
+
+
+def _holds_jaxpr(eqn: Any) -> bool:
+    def held(value):
+        if isinstance(value, (tuple, list)):
+            return any(map(held, value))
+        return hasattr(value, "eqns") or hasattr(value, "jaxpr")
+
+    return any(map(held, eqn.params.values()))
+
+
+OWN: dict[str, Fn] = {
+    "relu": jax.nn.relu,
+    "logaddexp": jnp.logaddexp,
+    "logaddexp2": jnp.logaddexp2,
+}
+"""Functions of jax with a derivative of their own that is called afresh."""
+
+
+def _own(rule: CustomRule, args: list[Any]) -> Fn | None:
+    """jax's function that has exactly this body, if there is one."""
+    if rule.kind != "custom_jvp" or rule.body.consts:
+        return None
+    avals = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in rule.body.jaxpr.invars]
+    found = dict(OWN)
+    for axis in range(len(avals[0].shape)) if len(avals) == 1 else ():
+        found[f"softmax {axis}"] = lambda x, axis=axis: jax.nn.softmax(x, axis)
+    wanted = str(rule.body.jaxpr)
+    for fn in found.values():
+        try:
+            traced = jax.make_jaxpr(fn)(*avals)
+        except TypeError:  # another number of operands
+            continue
+        for eqn in inner_equations(traced):
+            structure = structure_of(eqn)
+            if isinstance(structure, CustomRule):
+                same = not structure.body.consts and str(structure.body.jaxpr) == wanted
+                if same and traced.jaxpr.outvars[0].aval.shape == eqn.outvars[0].aval.shape:
+                    return fn
+                break
+    return None
+
+
 def as_results(eqn: Any, values: list[Any]) -> Any:
     """A body's results in the form that an equation has: several, or the one."""
     return values if eqn.primitive.multiple_results else values[0]
-
-
-def _is_jax_own(rule: CustomRule) -> bool:
-    """True for the functions of jax.nn and jax.numpy that bring their own derivative."""
-    name = rule.name.replace("\\", "/")
-    return "/jax/_src/" in name
 
 
 def gradient_program(fn: Fn, example: jax.Array) -> compat.ClosedJaxpr:
@@ -88,7 +175,38 @@ def gradient_program(fn: Fn, example: jax.Array) -> compat.ClosedJaxpr:
             f"fn must map ONE example [d] to a scalar, got {shape}; choose an output, "
             "for example lambda x: fn(x)[0]."
         )
-    return own_constants(jax.make_jaxpr(jax.grad(true_function(fn, example)))(example))
+    closed = own_constants(jax.make_jaxpr(jax.grad(true_function(fn, example)))(example))
+    _check_constants(closed)
+    return closed
+
+
+_BY_INFINITY = ("clamp", "eq", "ge", "gt", "le", "lt", "max", "min", "ne")
+"""Primitives that may be given an infinite constant."""
+
+
+def _check_constants(closed: compat.ClosedJaxpr) -> None:
+    """Refuses constants of which the hardware's arithmetic is no arithmetic of real numbers.
+
+    CPUs under XLA read subnormal numbers as 0, so that a product with one says nothing.
+    """
+    holders = [closed, *(b for e in inner_equations(closed) for b in bodies(structure_of(e)))]
+    values = [(c, "") for holder in holders for c in holder.consts]
+    for eqn in inner_equations(closed):
+        literals = [atom.val for atom in eqn.invars if isinstance(atom, compat.Literal)]
+        values += [(value, eqn.primitive.name) for value in literals]
+    for value, name in values:
+        if isinstance(value, jax.core.Tracer) or not is_float(jnp.asarray(value)):
+            continue
+        plain = np.asarray(value)
+        size = np.abs(plain.astype(np.float64))
+        tiny = float(jnp.finfo(plain.dtype).tiny)
+        if np.any((size > 0) & (size < tiny)):
+            raise CertifyError(
+                f"fn holds a subnormal constant (below {tiny:.3g}), which hardware may read as 0; "
+                "replace it by 0."
+            )
+        if not np.isfinite(size).all() and name not in _BY_INFINITY:
+            raise CertifyError("fn's derivative holds a constant that is not finite.")
 
 
 def own_constants(closed: compat.ClosedJaxpr) -> compat.ClosedJaxpr:

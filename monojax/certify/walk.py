@@ -4,6 +4,9 @@ A value that varies is a *root* (an enclosure of its own) or an *expression*, an
 function of one root that has not been enclosed yet. What a root's dependents share is lost once
 they are enclosed one by one, so s (1 - s) is enclosed as one function of its root, on pieces of the
 root's interval, and not as a product of two intervals.
+
+A value that does not vary is a constant as it stands, or an `Interval` once a float operation that
+rounds has touched it: constants that are computed are known as little as anything else.
 """
 
 import dataclasses
@@ -15,11 +18,20 @@ import jax.numpy as jnp
 from monojax.base import compat
 from monojax.base.jaxprs import Call, Cond, CustomRule, Scan, evaluate, structure_of
 from monojax.certify import interval
-from monojax.certify.elementwise import ELEMENTWISE
-from monojax.certify.interval import Interval, meet, sound
-from monojax.certify.program import CertifyError, as_results, place
+from monojax.certify.elementwise import ELEMENTWISE, widens
+from monojax.certify.interval import Interval, as_interval, meet, sound
+from monojax.certify.program import CertifyError, as_results, has_floats, is_float, place
 from monojax.certify.rules import RULES
 
+EXACT = frozenset(
+    ("abs", "argsort", "broadcast_in_dim", "ceil", "clamp", "concatenate", "copy", "copy_p")
+    + ("cummax", "cummin", "dynamic_slice", "dynamic_update_slice", "expand_dims", "floor")
+    + ("gather", "iota", "max", "min", "name", "neg", "optimization_barrier", "pad", "reduce_max")
+    + ("reduce_min", "reduce_window_max", "reduce_window_min", "reshape", "rev", "round")
+    + ("select_n", "sign", "slice", "sort", "split", "squeeze", "stack", "stop_gradient")
+    + ("transpose", "unstack")
+)
+"""Primitives that compute without any rounding."""
 PIECES = 8
 """Into how many parts a root's interval is cut where its expression names it more than once."""
 MOST_STEPS = 1000
@@ -136,28 +148,45 @@ class Walk:
         return sound(Interval(parts.lo.min(axis=0), parts.hi.max(axis=0)))
 
     def _apply(self, eqn: Any, args: list[Any]) -> Any:
-        if not any(isinstance(arg, (Root, Expr)) for arg in args):
-            return compat.bind(eqn, *args)
         structure = structure_of(eqn)
+        varies = any(isinstance(arg, (Root, Expr)) for arg in args)
+        if not varies and not any(isinstance(arg, Interval) for arg in args):
+            if not has_floats(eqn) or (structure is None and _is_exact(eqn)):
+                return compat.bind(eqn, *args)
         if structure is not None:
             return self._structured(eqn, structure, args)
+        if not varies:
+            return self._constant(eqn, args)
         if (expr := self._expression(eqn, args)) is not None:
             return expr
         args = [self.root_of(arg) for arg in args]
+        boxes = self._enclosures(eqn, args)
+        if eqn.primitive.multiple_results:
+            return [self.made(eqn, args, _safe(box)) for box in boxes]
+        box, origin = _traced(eqn, args, _safe(boxes))
+        return dataclasses.replace(self.made(eqn, args, box), origin=origin)
+
+    def _constant(self, eqn: Any, args: list[Any]) -> Any:
+        """What is computed from constants alone, rounding enclosed."""
+        args = [as_interval(a) if is_float(jnp.asarray(a)) else a for a in map(_known, args)]
+        boxes = self._enclosures(eqn, args)
+        return list(map(_safe, boxes)) if eqn.primitive.multiple_results else _safe(boxes)
+
+    def _enclosures(self, eqn: Any, args: list[Any]) -> Any:
+        """The rule of a primitive applied to the enclosures of its operands."""
         name = eqn.primitive.name
         if name not in RULES:
             raise CertifyError(
-                f"no bound for {place(eqn)} of values that depend on x; certify the part of fn "
-                "without it, or write it with primitives that have one (see the docs' limits)."
+                f"no bound for {place(eqn)}; certify the part of fn without it, or write it with "
+                "primitives that have one (see the docs' limits)."
             )
+        floats = [is_float(atom.aval) or atom.aval.dtype == jnp.bool_ for atom in eqn.outvars]
+        if not all(floats):
+            raise CertifyError(f"no bound for {place(eqn)} of integers that depend on x.")
         try:
-            boxes = RULES[name](eqn, *(arg.box if isinstance(arg, Root) else arg for arg in args))
+            return RULES[name](eqn, *(arg.box if isinstance(arg, Root) else arg for arg in args))
         except KeyError as error:
             raise CertifyError(f"no bound for {place(eqn)}: {error.args[0]}.") from error
-        if eqn.primitive.multiple_results:
-            return [self.made(eqn, args, _safe(box)) for box in boxes]
-        box, origin = _traced(name, args, _safe(boxes))
-        return dataclasses.replace(self.made(eqn, args, box), origin=origin)
 
     def _expression(self, eqn: Any, args: list[Any]) -> Expr | None:
         """One more step of an elementwise function of one root, if it is one."""
@@ -165,6 +194,10 @@ class Walk:
         varying = [arg for arg in args if isinstance(arg, (Root, Expr))]
         roots = {id(arg.root if isinstance(arg, Expr) else arg) for arg in varying}
         if name not in ELEMENTWISE or len(roots) != 1:
+            return None
+        if name in _AFFINE and any(isinstance(arg, Interval) for arg in args):
+            return None  # a product or sum of two enclosures, which subclasses know better
+        if not is_float(eqn.outvars[0].aval) and eqn.outvars[0].aval.dtype != jnp.bool_:
             return None
         root = varying[0].root if isinstance(varying[0], Expr) else varying[0]
         shape = jnp.shape(root.box.lo)
@@ -185,7 +218,7 @@ class Walk:
         if isinstance(structure, Scan):
             return self._scan(eqn, structure, args)
         if isinstance(structure, Cond) and not isinstance(args[0], (Root, Expr)):
-            if isinstance(args[0], jax.core.Tracer):
+            if isinstance(args[0], (jax.core.Tracer, Interval)):
                 raise CertifyError(f"no bound for {place(eqn)} by an index that is traced.")
             branch = structure.branches[min(max(int(args[0]), 0), len(structure.branches) - 1)]
             return as_results(eqn, evaluate(branch, args[1:], self._apply))
@@ -197,6 +230,8 @@ class Walk:
             raise CertifyError(
                 f"{place(eqn)} has {scan.length} steps; loops of up to {MOST_STEPS} are bounded."
             )
+        if not scan.length:
+            raise CertifyError(f"no bound for {place(eqn)} of length 0.")
         consts, carry, slices = scan.parts([self.root_of(arg) for arg in args])
         steps: list[list[Any]] = []
         order = range(scan.length)
@@ -211,24 +246,47 @@ class Walk:
 
     def entry(self, value: Any, i: int) -> Any:
         """One step's slice."""
+        if isinstance(value, Interval):
+            return Interval(value.lo[i], value.hi[i])
         if not isinstance(value, Root):
             return value[i]
         return Root(Interval(value.box.lo[i], value.box.hi[i]))
 
     def stacked(self, values: list[Any]) -> Any:
         """The slices of all steps along a new first axis."""
-        if not any(isinstance(v, Root) for v in values):
+        if not any(isinstance(v, (Root, Interval)) for v in values):
             return jnp.stack(values)
-        boxes = [v.box if isinstance(v, Root) else interval.as_interval(v) for v in values]
-        return Root(Interval(jnp.stack([b.lo for b in boxes]), jnp.stack([b.hi for b in boxes])))
+        boxes = [v.box if isinstance(v, Root) else as_interval(v) for v in values]
+        box = Interval(jnp.stack([b.lo for b in boxes]), jnp.stack([b.hi for b in boxes]))
+        return Root(box) if any(isinstance(v, Root) for v in values) else box
 
 
-def _traced(name: str, args: list[Any], box: Interval) -> tuple[Interval, tuple[Any, ...]]:
+_AFFINE = ("add", "add_any", "div", "mul", "sub")
+
+
+def _known(value: Any) -> Any:
+    return value if isinstance(value, Interval) else jnp.asarray(value)
+
+
+def _is_exact(eqn: Any) -> bool:
+    """True if an equation on constants gives what it gives in exact arithmetic."""
+    if not any(is_float(var.aval) for var in eqn.outvars) or eqn.primitive.name in EXACT:
+        return True
+    if eqn.primitive.name != "convert_element_type":
+        return False
+    old, new = eqn.invars[0].aval.dtype, eqn.outvars[0].aval.dtype
+    if old == jnp.bool_:
+        return True
+    return jnp.issubdtype(old, jnp.floating) and widens(old, new)
+
+
+def _traced(eqn: Any, args: list[Any], box: Interval) -> tuple[Interval, tuple[Any, ...]]:
     """What an equation's operands share tightens its enclosure; and what its result is.
 
     a + a b is a (1 + b), which is how jax writes the slope of tanh; and of the entries compared
     with their maximum one at least is equal to it, which is how jax writes a maximum's slope.
     """
+    name, params = eqn.primitive.name, eqn.params
     origins = [arg.origin if isinstance(arg, Root) else () for arg in args]
     first = origins[0]
     if name == "mul" and all(isinstance(arg, Root) for arg in args):
@@ -241,15 +299,35 @@ def _traced(name: str, args: list[Any], box: Interval) -> tuple[Interval, tuple[
                     more = interval.add(Interval(one, one), origin[3 - i].box)
                     box = meet(box, sound(interval.mul(x.box, more)))
     if name == "reduce_max":
-        return box, ("max", args[0])
-    if name in ("broadcast_in_dim", "reshape", "expand_dims", "convert_element_type"):
-        return box, first if first[:1] in (("max",), ("mask",)) else ()
+        return box, ("max", args[0], tuple(params["axes"]))
+    if first[:1] == ("max",):
+        _, of, axes = first
+        shape = jnp.shape(of.box.lo)
+        kept = tuple(axis for axis in range(len(shape)) if axis not in axes)
+        ones = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
+        if name == "broadcast_in_dim" and tuple(params["shape"]) in (shape, ones):
+            if tuple(params["broadcast_dimensions"]) == kept:
+                return box, ("maxes", of, axes)
+            return box, ()
+        if name == "reshape" and eqn.outvars[0].aval.shape == ones and params["dimensions"] is None:
+            return box, ("maxes", of, axes)
+        return box, ()
+    if first[:1] == ("maxes",):  # broadcast along the reduced axes, which stand in their places
+        _, of, axes = first
+        shape = jnp.shape(of.box.lo)
+        straight = tuple(range(len(shape)))
+        if name == "broadcast_in_dim" and tuple(params["shape"]) == shape:
+            return box, first if tuple(params["broadcast_dimensions"]) == straight else ()
     if name == "eq":
-        pairs = ((args[0], origins[1]), (args[1], first))
-        if any(origin[:1] == ("max",) and origin[1] is x for x, origin in pairs):
-            return box, ("mask",)
-    if name == "reduce_sum" and first == ("mask",):
-        return Interval(jnp.maximum(box.lo, 1), box.hi), ()
+        for x, origin in ((args[0], origins[1]), (args[1], first)):
+            if origin[:1] == ("maxes",) and origin[1] is x:
+                return box, ("mask", origin[2])
+        return box, ()
+    if name == "convert_element_type" and first[:1] == ("mask",):
+        return box, first
+    if name == "reduce_sum" and first[:1] == ("mask",) and tuple(params["axes"]) == first[1]:
+        most = jnp.full_like(box.hi, jnp.inf)
+        return meet(box, Interval(jnp.ones_like(box.lo), most)), ()
     return box, ()
 
 
@@ -257,6 +335,8 @@ def _safe(box: Any) -> Any:
     return sound(box) if jnp.issubdtype(box.lo.dtype, jnp.floating) else box
 
 
-def _shaped(constant: Any, shape: tuple[int, ...]) -> jax.Array:
+def _shaped(constant: Any, shape: tuple[int, ...]) -> Any:
     """A constant operand; jax's elementwise primitives let scalars stand beside arrays."""
+    if isinstance(constant, Interval):
+        return Interval(*(jnp.broadcast_to(end, shape) for end in constant))
     return jnp.broadcast_to(jnp.asarray(constant), shape)
