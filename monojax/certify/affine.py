@@ -366,7 +366,7 @@ def line_of(expr: Expr, box: Interval) -> Line:
     )
     width = z.hi - z.lo
     rise = (values.lo[-1] / 2 + values.hi[-1] / 2) - (values.lo[0] / 2 + values.hi[0] / 2)
-    run = (parts.lo[-1] + parts.hi[-1]) / 2 - (parts.lo[0] + parts.hi[0]) / 2
+    run = (parts.lo[-1] / 2 + parts.hi[-1] / 2) - (parts.lo[0] / 2 + parts.hi[0] / 2)
     usable = (run > 0) & jnp.isfinite(rise) & jnp.isfinite(width)
     slope = jnp.where(usable, rise / jnp.where(usable, run, 1), 0)
     slopes = Interval(*(jnp.broadcast_to(slope, values.lo.shape),) * 2)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from monojax.base.checks import one_of
 from monojax.base.compat import ClosedJaxpr
@@ -30,7 +31,8 @@ def gradient_bounds(
     Args:
       fn: map of ONE example float `[d]` to a scalar.
       low: lower ends `[d]`, float32 or float64.
-      high: upper ends `[d]`, same dtype.
+      high: upper ends `[d]`, same dtype. Ends that this mode of jax cannot hold (float64 without
+        x64) are rounded outward.
       bound: "interval", "forward", "backward" (tighter and dearer in this order), or "auto", the
         last one.
 
@@ -39,11 +41,29 @@ def gradient_bounds(
       derivative exists.
 
     Raises:
+      ValueError: on a box with low > high, where the ends are known.
       CertifyError: on a primitive without a bound; the message names it.
     """
+    if not isinstance(low, jax.core.Tracer) and not isinstance(high, jax.core.Tracer):
+        low, high = np.asarray(low), np.asarray(high)
+        if not (low <= high).all():
+            raise ValueError(f"low must be <= high, got {low} and {high}.")
+        low, high = _rounded_down(low), -_rounded_down(-high)
     low, high = jnp.asarray(low), jnp.asarray(high)
     program = gradient_program(fn, jax.ShapeDtypeStruct(low.shape, low.dtype))
     return bounds_of(program, low, high, bound=bound)
+
+
+def _rounded_down(end: np.ndarray) -> np.ndarray:
+    """A float64 end in the dtype that jax will hold it in, not above it; subnormals too."""
+    dtype = jax.dtypes.canonicalize_dtype(end.dtype)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        return end
+    kept = end.astype(dtype)
+    kept = np.where(kept > end, np.nextafter(kept, np.asarray(-np.inf, dtype)), kept)
+    tiny = jnp.finfo(dtype).tiny
+    kept = np.where((kept > 0) & (kept < tiny), 0, kept)
+    return np.where((kept < 0) & (kept > -tiny), -tiny, kept).astype(dtype)
 
 
 def bounds_of(program: ClosedJaxpr, low: Any, high: Any, *, bound: str) -> Interval:

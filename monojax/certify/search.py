@@ -45,11 +45,12 @@ def certify_monotone(
     A slope of exactly 0 is no violation. Where ``fn`` has a kink, every slope of its sides counts.
 
     Args:
-      fn: map of ONE example float `[d]` to a scalar, continuous.
-      low: lower ends of the box `[d]`, finite.
+      fn: map of ONE example float `[d]` to a scalar, continuous; read as traced in float64, where
+        casts to float32 count as the identity and narrower ones are refused.
+      low: lower ends of the box `[d]`, finite; a subnormal end is moved outward.
       high: upper ends `[d]`, finite, at least ``low``.
       directions: int `[d]`: +1 must rise, -1 must fall, 0 free.
-      budget: how many boxes may be bounded; the result depends on nothing else.
+      budget: how many boxes may be bounded at most.
       bound: "interval", "forward", "backward" or "auto": interval first, then backward.
       onehot: groups of inputs of which exactly one is 1 and the others are 0 (categories); their
         box must hold [0, 1] and their directions must be 0.
@@ -64,11 +65,11 @@ def certify_monotone(
     """
     begin = time.monotonic()
     task = _checked(fn, low, high, directions, budget, bound, onehot)
+    key = _typed(jax.random.key(0) if key is None else key)
     check_continuous(fn, task.low.size)
     with enable_x64():
         program = gradient_program(fn, jax.ShapeDtypeStruct(task.low.shape, jnp.float64))
-        search = _Search(task, program, jax.random.key(0) if key is None else key)
-        found = search.run()
+        found = _Search(task, program, key).run()
     return Certificate(
         **found,
         seconds=time.monotonic() - begin,
@@ -77,8 +78,44 @@ def certify_monotone(
         high=task.high,
         onehot=task.onehot,
         program=program_hash(fn, task.low.size),
-        options={"budget": budget, "bound": bound},
+        options={
+            "budget": task.budget,
+            "bound": bound,
+            "key": [str(jax.random.key_impl(key)), np.asarray(jax.random.key_data(key)).tolist()],
+        },
+        jax=jax.__version__,
     )
+
+
+def violates(fn: Fn, point: Any, low: Any, high: Any, directions: Any, onehot: Any = ()) -> bool:
+    """Whether a slope of ``fn`` surely has the wrong sign at a point and around it.
+
+    Args:
+      fn: map of ONE example float `[d]` to a scalar.
+      point: float `[d]`.
+      low: lower ends of the box `[d]`.
+      high: upper ends `[d]`.
+      directions: int `[d]`.
+      onehot: groups of inputs.
+
+    Returns:
+      True if the point lies in the box, at a corner of every group, and violates.
+    """
+    task = _checked(fn, low, high, directions, 1, "interval", onehot)
+    point = np.asarray(point, np.float64)
+    if point.shape != task.low.shape or not ((task.low <= point) & (point <= task.high)).all():
+        return False
+    for group in map(list, task.onehot):
+        if sorted(point[group]) != [0.0] * (len(group) - 1) + [1.0]:
+            return False
+    with enable_x64():
+        program = gradient_program(fn, jax.ShapeDtypeStruct(task.low.shape, jnp.float64))
+        return _Search(task, program, jax.random.key(0)).refuted(point[None]) is not None
+
+
+def _typed(key: jax.Array) -> jax.Array:
+    """A key of the new kind; old ones are plain integers."""
+    return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,9 +156,18 @@ def _checked(fn, low, high, directions, budget, bound, onehot) -> _Task:
             raise ValueError(
                 f"input {i} is in a one-hot group: its direction must be 0 and its box hold [0, 1]."
             )
-    low, high = low.copy(), high.copy()
+    if any(not group for group in groups):
+        raise ValueError(f"onehot must hold groups of at least one input, got {onehot}.")
+    low, high = _outward(low), -_outward(-high)
     low[members], high[members] = 0.0, 1.0
     return _Task(low, high, signs, int(budget), bound, groups)
+
+
+def _outward(low: np.ndarray) -> np.ndarray:
+    """Lower ends without subnormal numbers, which the hardware may read as 0."""
+    tiny = np.finfo(np.float64).tiny
+    low = np.where((low > 0) & (low < tiny), 0.0, low)
+    return np.where((low < 0) & (low > -tiny), -tiny, low)
 
 
 class _Search:
@@ -146,7 +192,7 @@ class _Search:
         """The certificate's fields."""
         task = self.task
         root = (task.low[None], task.high[None])
-        point = self._refuted(np.asarray(self.attack(self.key))) if task.directions.any() else None
+        point = self.refuted(np.asarray(self.attack(self.key))) if task.directions.any() else None
         lo, hi = self._bounded(*root)
         hull = np.stack([lo[0], hi[0]], axis=1)
         if point is not None:
@@ -163,10 +209,11 @@ class _Search:
         ends = [np.full(hull.shape[0], np.inf), np.full(hull.shape[0], -np.inf)]
         proved = 0.0
         while len(share):
-            if self.boxes + 2 > self.task.budget:
+            most = self._most_children()
+            if (fits := (self.task.budget - self.boxes) // most) < 1:
                 break
             order = np.argsort(-share, kind="stable")
-            room = max(1, min(CHUNK, self.task.budget - self.boxes) // self._most_children())
+            room = max(1, min(CHUNK // most, fits))
             take, rest = order[:room], order[room:]
             parts = self._children(low[take], high[take], free[take], share[take])
             keep = (low[rest], high[rest], free[rest], share[rest])
@@ -179,7 +226,7 @@ class _Search:
                     np.maximum(ends[1], hi[done].max(axis=0)),
                 ]
             left = [part[~done] for part in parts]
-            if len(left[0]) and (point := self._refuted(self._corners(*left[:3]))) is not None:
+            if len(left[0]) and (point := self.refuted(self._corners(*left[:3]))) is not None:
                 return self._result("refuted", "search", point, hull, min(proved, 1.0))
             low, high, free, share = (
                 np.concatenate([a, b]) for a, b in zip(keep, left, strict=True)
@@ -204,6 +251,11 @@ class _Search:
 
     def _bounded(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Bounds `[n, d]` of the gradient on each box; the dearer bound where the first is open."""
+        parts = [slice(i, i + CHUNK) for i in range(0, len(low), CHUNK)]
+        found = [self._bounded_chunk(low[part], high[part]) for part in parts]
+        return np.concatenate([lo for lo, _ in found]), np.concatenate([hi for _, hi in found])
+
+    def _bounded_chunk(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         count = len(low)
         self.boxes += count
         fill = lambda x: _padded(x, 1 if count == 1 else CHUNK)
@@ -212,27 +264,45 @@ class _Search:
             if self._proved(lo, hi).all():
                 break
             more = [np.asarray(x)[:count] for x in tighter(fill(low), fill(high))]
-            lo, hi = np.maximum(lo, more[0]), np.minimum(hi, more[1])
+            lo, hi = np.fmax(lo, more[0]), np.fmin(hi, more[1])
         return lo, hi
 
     def _proved(self, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
         signs = self.task.directions
         worst = np.where(signs > 0, lo, np.where(signs < 0, -hi, 0.0))
-        return (worst >= 0).all(axis=-1)
+        known = (lo <= hi) & (lo < np.inf) & (hi > -np.inf)  # False for NaN
+        return ((worst >= 0) & known).all(axis=-1)
 
-    def _refuted(self, points: np.ndarray) -> np.ndarray | None:
-        """A point where a slope surely has the wrong sign: by its enclosure there."""
-        count = len(points)
-        full = _padded(points, STARTS)
-        lo, hi = (np.asarray(x)[:count] for x in self.points(full, full))
-        signs = self.task.directions
-        best = np.where(signs > 0, hi, np.where(signs < 0, -lo, np.inf)).min(axis=1)
-        i = int(np.argmin(best))
-        return points[i].copy() if best[i] < 0 else None
+    def refuted(self, points: np.ndarray) -> np.ndarray | None:
+        """A point where a slope surely has the wrong sign, by its enclosure there and around it.
+
+        At a kink the derivative that a program computes is one of many, so that a small box is
+        asked.
+        """
+        task = self.task
+        points = np.clip(points, task.low, task.high)
+        half = task.high / 2 - task.low / 2
+        pad = np.where(half > 0, 2e-9 * half, 1e-9 * (1 + np.abs(task.low)))
+        pad[[i for group in task.onehot for i in group]] = 0.0
+        low, high = points - pad, points + pad
+        low = np.where(half > 0, np.maximum(low, task.low), low)
+        high = np.where(half > 0, np.minimum(high, task.high), high)
+        parts = [slice(i, i + STARTS) for i in range(0, len(points), STARTS)]
+        signs = task.directions
+        for part in parts:
+            count = len(points[part])
+            ends = (_padded(low[part], STARTS), _padded(high[part], STARTS))
+            lo, hi = (np.asarray(x)[:count] for x in self.points(*ends))
+            best = np.where(signs > 0, hi, np.where(signs < 0, -lo, np.inf)).min(axis=1)
+            best = np.where(np.isnan(best) | ~np.isfinite(points[part]).all(axis=1), np.inf, best)
+            i = int(np.argmin(best))
+            if best[i] < 0:
+                return points[part][i].copy()
+        return None
 
     def _corners(self, low: np.ndarray, high: np.ndarray, free: np.ndarray) -> np.ndarray:
         """The middles of open boxes, categories at a corner."""
-        middle = (low + high) / 2
+        middle = low / 2 + high / 2
         for g, group in enumerate(self.task.onehot):
             open_rows = np.flatnonzero(~free[:, g])
             middle[np.ix_(open_rows, group)] = 0.0
@@ -244,8 +314,9 @@ class _Search:
         middle = self._corners(low, high, free)
         count = len(middle)
         bend = np.nan_to_num(np.asarray(self.sensitivity(_padded(middle, CHUNK)))[:count])
-        width = high - low
-        relative = width / np.maximum(self.task.high - self.task.low, np.finfo(float).tiny)
+        width = high / 2 - low / 2  # half of it, which cannot overflow
+        whole = self.task.high / 2 - self.task.low / 2
+        relative = width / np.maximum(whole, np.finfo(float).tiny)
         with np.errstate(over="ignore"):
             score = np.nan_to_num(bend * width, posinf=1e300)
         score = score / np.maximum(score.max(axis=1, keepdims=True), np.finfo(float).tiny)
@@ -260,7 +331,7 @@ class _Search:
         for g, group in enumerate(self.task.onehot):
             if axis in group and not free[g]:
                 return [self._category(low, high, free, share, g, i) for i in group]
-        middle = (low[axis] + high[axis]) / 2
+        middle = low[axis] / 2 + high[axis] / 2
         first, second = high.copy(), low.copy()
         first[axis] = second[axis] = middle
         return [(low, first, free, share / 2), (second, high, free, share / 2)]
@@ -286,7 +357,7 @@ class _Search:
         start = jax.random.uniform(start_key, (STARTS, low.size), jnp.float64)
         corner = jnp.round(start)
         start = jnp.where((jnp.arange(STARTS) % 4 == 0)[:, None], corner, start)
-        start = low + start * (high - low)
+        start = jnp.clip(low * (1 - start) + high * start, low, high)
         for g, group in enumerate(task.onehot):
             pick = jax.random.randint(jax.random.fold_in(group_key, g), (STARTS,), 0, len(group))
             chosen = jax.nn.one_hot(pick, len(group), dtype=start.dtype)
@@ -298,7 +369,7 @@ class _Search:
             better = now < value
             best = jnp.where(better[:, None], x, best)
             value = jnp.minimum(now, value)
-            rate = 0.1 * (1 - i / STEPS) * (high - low)
+            rate = 0.2 * (1 - i / STEPS) * (high / 2 - low / 2)
             move = jnp.where(jnp.asarray(fixed), 0, jnp.sign(jnp.nan_to_num(slope)) * rate)
             return jnp.clip(x - move, low, high), best, value
 

@@ -125,7 +125,7 @@ class Walk:
         known = self.__dict__.setdefault("_roots", {})  # one root for an expression, however often
         if id(value) not in known:
             box = value.box
-            if value.uses > 1 and box.lo.dtype != jnp.bool_:
+            if value.uses > 1 and is_float(box.lo) and is_float(value.root.box.lo):
                 box = meet(box, self._minced(value))
             root = self.resolved(value, box)
             if value.eqn.primitive.name == "convert_element_type" and value.args[0] is value.root:
@@ -165,6 +165,10 @@ class Walk:
             return [self.made(eqn, args, _safe(box)) for box in boxes]
         box, origin = _traced(eqn, args, _safe(boxes))
         return dataclasses.replace(self.made(eqn, args, box), origin=origin)
+
+    def constant(self, eqn: Any, args: list[Any]) -> Any:
+        """One equation of constants: as it stands where that is exact, else an Interval."""
+        return self._apply(eqn, args)
 
     def _constant(self, eqn: Any, args: list[Any]) -> Any:
         """What is computed from constants alone, rounding enclosed."""
@@ -249,7 +253,7 @@ class Walk:
         if isinstance(value, Interval):
             return Interval(value.lo[i], value.hi[i])
         if not isinstance(value, Root):
-            return value[i]
+            return jnp.asarray(value)[i]
         return Root(Interval(value.box.lo[i], value.box.hi[i]))
 
     def stacked(self, values: list[Any]) -> Any:
