@@ -19,6 +19,7 @@ PACKAGES = {
     "monojax.attribution": "Attributions",
     "monojax.attribution.metrics": "Metrics of attributions",
     "monojax.attribution.occlusion": "Occlusion",
+    "monojax.certify": "Certificates",
     "monojax.compact": "Compact embeddings",
     "monojax.metrics": "Metrics",
     "monojax.models": "Models",

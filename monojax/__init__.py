@@ -8,6 +8,7 @@ from typing import Any as _Any
 from monojax import (
     attribution,
     bilipschitz,
+    certify,
     compact,
     conjugate,
     groups,
@@ -21,6 +22,7 @@ from monojax.base.directions import check_directions
 from monojax.bilipschitz.conv import ConvBLNN
 from monojax.bilipschitz.dense import BLNN
 from monojax.bilipschitz.partial import PartialBLNN
+from monojax.certify import Certificate, certify_monotone
 from monojax.compact.contrastive import supcon_loss
 from monojax.groups import group_penalty, total_activation
 from monojax.penalties.gradient import monotonicity_penalty, value_and_penalty
@@ -37,11 +39,14 @@ from monojax.splitting import SplitPair, split, split_report, tag
 
 __all__ = [
     "BLNN",
+    "Certificate",
     "ConvBLNN",
     "PartialBLNN",
     "SplitPair",
     "attribution",
     "bilipschitz",
+    "certify",
+    "certify_monotone",
     "check_directions",
     "compact",
     "conjugate",

@@ -218,7 +218,9 @@ class AffineWalk(Walk):
                 return _linear(lambda v: op(v, w), lambda v: op(v, jnp.abs(w)), forms[0], terms)
             return _linear(lambda v: op(x, v), lambda v: op(jnp.abs(x), v), forms[1], terms)
         shape = eqn.outvars[0].aval.shape
-        return _affine_step(eqn, [_spread_out(f, shape) if isinstance(f, Form) else f for f in forms])
+        return _affine_step(
+            eqn, [_spread_out(f, shape) if isinstance(f, Form) else f for f in forms]
+        )
 
     def _product(self, eqn: Any, args: list[Any], box: Interval) -> Root:
         """x y = cx y + x cy - cx cy, within rx ry, around the middles of both intervals."""

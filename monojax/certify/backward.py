@@ -41,13 +41,14 @@ def backward_bounds(walk: AffineWalk, low: jax.Array, high: jax.Array, out: Root
     center, radius = _middle(Interval(low, high))
     target = out.extra.node
     free = [node for node in walk.nodes if node.rho is not None]
-    deltas = [jnp.zeros_like(node.rho) for node in free]
+    radii: list[Any] = [node.rho for node in free]
+    deltas = [jnp.zeros_like(rho) for rho in radii]
     surrogate = lambda x, deltas: _surrogate(walk.nodes, free, target, x, deltas)
     value = _enclosed(lambda x: surrogate(x, deltas), center)
     _, pull = jax.vjp(surrogate, center, deltas)
     rows = jnp.eye(out.box.lo.size, dtype=center.dtype).reshape((-1, *out.box.lo.shape))
     closed = jax.make_jaxpr(lambda row: jax.tree.leaves(pull(row)))(rows[0])
-    spread = jax.vmap(lambda row: _spread(closed, row, [radius, *(n.rho for n in free)]))(rows)
+    spread = jax.vmap(lambda row: _spread(closed, row, [radius, *radii]))(rows)
     spread = spread.reshape(out.box.lo.shape)
     bound = interval.add(value, Interval(-spread, spread))
     return meet(out.box, sound(bound))

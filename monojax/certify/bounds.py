@@ -45,11 +45,10 @@ def gradient_bounds(
       CertifyError: on a primitive without a bound; the message names it.
     """
     if not isinstance(low, jax.core.Tracer) and not isinstance(high, jax.core.Tracer):
-        low, high = np.asarray(low), np.asarray(high)
-        if not (low <= high).all():
+        ends = np.asarray(low), np.asarray(high)
+        if not (ends[0] <= ends[1]).all():
             raise ValueError(f"low must be <= high, got {low} and {high}.")
-        low, high = _rounded_down(low), -_rounded_down(-high)
-    low, high = jnp.asarray(low), jnp.asarray(high)
+        low, high = (jnp.asarray(e) for e in (_rounded_down(ends[0]), -_rounded_down(-ends[1])))
     program = gradient_program(fn, jax.ShapeDtypeStruct(low.shape, low.dtype))
     return bounds_of(program, low, high, bound=bound)
 

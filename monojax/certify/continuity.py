@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from monojax.base import compat
 from monojax.base.compat import enable_x64
 from monojax.base.jaxprs import Call, Cond, CustomRule, Scan, evaluate, structure_of
 from monojax.certify import interval
@@ -107,7 +106,8 @@ def _apply(eqn: Any, args: list[Any]) -> Any:
         raise CertifyError(f"fn may jump: no bound for {place(eqn)} of values that depend on x.")
     if name == "stop_gradient":
         return args[0]
-    if name not in _CONTINUOUS or name == "sort" and len(args) > 1 or _changes_kind(eqn, name):
+    carries = name == "sort" and len(args) > 1
+    if name not in _CONTINUOUS or carries or _changes_kind(eqn, name):
         raise CertifyError(
             f"fn jumps, or may: {place(eqn)} of a value that depends on x, and a bound on slopes "
             "says nothing across a jump. Certify the part of fn without it."
@@ -175,9 +175,9 @@ def _elementwise(eqn: Any, name: str, args: list[Any]) -> Any:
     return _Expr(root, at, _affine(name, args))
 
 
-def _affine(name: str, args: list[Any]) -> tuple[Interval, Interval] | None:
+def _affine(name: str, args: list[Any]) -> Any:
     """Scale and shift of a sum or a multiple of affine functions."""
-    parts = [arg.affine if isinstance(arg, _Expr) else _level(arg) for arg in args]
+    parts: list[Any] = [arg.affine if isinstance(arg, _Expr) else _level(arg) for arg in args]
     if any(part is None for part in parts):
         return None
     if name in ("add", "add_any", "sub"):

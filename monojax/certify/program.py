@@ -7,6 +7,7 @@ function of jax with a rule of its own (`OWN`: relu, logaddexp, softmax), jax's 
 afresh: its rule is the true derivative in a safer form.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +40,7 @@ def place(eqn: Any) -> str:
     return f"{eqn.primitive.name!r}" + (f" in {scope}" if scope else "")
 
 
-def true_function(fn: Fn, example: jax.Array) -> Fn:
+def true_function(fn: Fn, example: Any) -> Fn:
     """``fn`` without `stop_gradient` and without derivative rules that are not jax's own.
 
     Args:
@@ -65,18 +66,24 @@ def _apply(eqn: Any, args: list[Any]) -> Any:
         return args[0]
     if structure is not None and not has_floats(eqn):
         return compat.bind(eqn, *args)
-    if isinstance(structure, CustomRule) and (own := _own(structure, args)) is not None:
+    if isinstance(structure, CustomRule) and (own := _own(structure)) is not None:
         return as_results(eqn, [own(*args)])
     if isinstance(structure, (Call, CustomRule)):
         return as_results(eqn, evaluate(structure.body, args, _apply))
     if isinstance(structure, Scan):
         return _scanned(structure, args)
     if isinstance(structure, Cond):
-        index = jnp.asarray(args[0]).astype(jnp.int32)
+        if not isinstance(args[0], jax.core.Tracer):
+            last = len(structure.branches) - 1
+            return evaluate(structure.branches[min(max(int(args[0]), 0), last)], args[1:], _apply)
+        index = args[0].astype(jnp.int32)
         cases = [lambda *ops, b=b: tuple(evaluate(b, ops, _apply)) for b in structure.branches]
         return list(jax.lax.switch(index, cases, *args[1:]))
-    if structure is not None or (_holds_jaxpr(eqn) and not eqn.primitive.name.startswith("scatter")):
-        raise CertifyError(f"no bound for {place(eqn)}: what it holds cannot be differentiated here.")
+    combines = eqn.primitive.name.startswith("scatter")  # its function is for its result alone
+    if structure is not None or (_holds_jaxpr(eqn) and not combines):
+        raise CertifyError(
+            f"no bound for {place(eqn)}: the derivative of what it holds may not be its own."
+        )
     return compat.bind(eqn, *args)
 
 
@@ -86,13 +93,11 @@ def _scanned(scan: Scan, args: list[Any]) -> list[Any]:
 
     def step(carry, at):
         outs = evaluate(scan.body, [*consts, *carry, *at], _apply)
-        kept = [c.astype(old.dtype) for c, old in zip(outs, carry, strict=False)]
+        kept = [jnp.asarray(c).astype(old.dtype) for c, old in zip(outs, carry, strict=False)]
         return tuple(kept), tuple(outs[scan.num_carry :])
 
     start = tuple(jnp.asarray(c) for c in carry)
-    end, made = jax.lax.scan(
-        step, start, tuple(slices), length=scan.length, reverse=scan.reverse
-    )
+    end, made = jax.lax.scan(step, start, tuple(slices), length=scan.length, reverse=scan.reverse)
     return [*end, *made]
 
 
@@ -118,7 +123,7 @@ def _holds_jaxpr(eqn: Any) -> bool:
     return any(map(held, eqn.params.values()))
 
 
-OWN: dict[str, Fn] = {
+OWN: dict[str, Callable[..., Any]] = {
     "relu": jax.nn.relu,
     "logaddexp": jnp.logaddexp,
     "logaddexp2": jnp.logaddexp2,
@@ -126,14 +131,14 @@ OWN: dict[str, Fn] = {
 """Functions of jax with a derivative of their own that is called afresh."""
 
 
-def _own(rule: CustomRule, args: list[Any]) -> Fn | None:
+def _own(rule: CustomRule) -> Callable[..., Any] | None:
     """jax's function that has exactly this body, if there is one."""
     if rule.kind != "custom_jvp" or rule.body.consts:
         return None
     avals = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in rule.body.jaxpr.invars]
     found = dict(OWN)
     for axis in range(len(avals[0].shape)) if len(avals) == 1 else ():
-        found[f"softmax {axis}"] = lambda x, axis=axis: jax.nn.softmax(x, axis)
+        found[f"softmax {axis}"] = functools.partial(jax.nn.softmax, axis=axis)
     wanted = str(rule.body.jaxpr)
     for fn in found.values():
         try:
@@ -155,7 +160,7 @@ def as_results(eqn: Any, values: list[Any]) -> Any:
     return values if eqn.primitive.multiple_results else values[0]
 
 
-def gradient_program(fn: Fn, example: jax.Array) -> compat.ClosedJaxpr:
+def gradient_program(fn: Fn, example: Any) -> compat.ClosedJaxpr:
     """The equations of the derivative of ``fn``.
 
     Args:

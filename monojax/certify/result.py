@@ -58,7 +58,7 @@ class Certificate:
     """Hash of the bounded derivative: its equations and its constants."""
     options: dict[str, Any]
     """Budget, bound and key, to compute it again."""
-    jax: str
+    jax_version: str
     """The version of jax that traced it; the hash depends on it."""
 
     def __bool__(self) -> bool:
@@ -129,7 +129,7 @@ class Certificate:
 
         options = dict(self.options)
         impl, data = options.pop("key")
-        key = jax.random.wrap_key_data(np.asarray(data, np.uint32), impl=impl)
+        key = jax.random.wrap_key_data(jnp.asarray(data, jnp.uint32), impl=impl)
         box = (self.low, self.high, self.directions)
         try:
             if program_hash(fn, self.low.size) != self.program:

@@ -83,7 +83,7 @@ def certify_monotone(
             "bound": bound,
             "key": [str(jax.random.key_impl(key)), np.asarray(jax.random.key_data(key)).tolist()],
         },
-        jax=jax.__version__,
+        jax_version=jax.__version__,
     )
 
 
@@ -271,7 +271,7 @@ class _Search:
         signs = self.task.directions
         worst = np.where(signs > 0, lo, np.where(signs < 0, -hi, 0.0))
         known = (lo <= hi) & (lo < np.inf) & (hi > -np.inf)  # False for NaN
-        return ((worst >= 0) & known).all(axis=-1)
+        return np.asarray(((worst >= 0) & known).all(axis=-1))
 
     def refuted(self, points: np.ndarray) -> np.ndarray | None:
         """A point where a slope surely has the wrong sign, by its enclosure there and around it.
@@ -305,7 +305,7 @@ class _Search:
         middle = low / 2 + high / 2
         for g, group in enumerate(self.task.onehot):
             open_rows = np.flatnonzero(~free[:, g])
-            middle[np.ix_(open_rows, group)] = 0.0
+            middle[open_rows[:, None], np.asarray(group)] = 0.0
             middle[open_rows, group[0]] = 1.0
         return middle
 

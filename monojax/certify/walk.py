@@ -150,9 +150,9 @@ class Walk:
     def _apply(self, eqn: Any, args: list[Any]) -> Any:
         structure = structure_of(eqn)
         varies = any(isinstance(arg, (Root, Expr)) for arg in args)
-        if not varies and not any(isinstance(arg, Interval) for arg in args):
-            if not has_floats(eqn) or (structure is None and _is_exact(eqn)):
-                return compat.bind(eqn, *args)
+        plain = not varies and not any(isinstance(arg, Interval) for arg in args)
+        if plain and (not has_floats(eqn) or (structure is None and _is_exact(eqn))):
+            return compat.bind(eqn, *args)
         if structure is not None:
             return self._structured(eqn, structure, args)
         if not varies:

@@ -19,6 +19,7 @@ FLOORS = (
     {"groups", "penalties", "bilipschitz"},
     {"attribution", "metrics"},
     {"compact"},
+    {"certify"},
 )
 """From the ground up: a room imports rooms of the floors below it alone."""
 
