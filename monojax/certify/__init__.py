@@ -2,9 +2,9 @@
 
 from monojax.certify.bounds import BOUNDS, gradient_bounds
 from monojax.certify.interval import Interval
+from monojax.certify.monotone import certify_monotone
 from monojax.certify.program import CertifyError
 from monojax.certify.result import Certificate
-from monojax.certify.search import certify_monotone
 
 __all__ = [
     "BOUNDS",

@@ -8,6 +8,8 @@ afresh: its rule is the true derivative in a safer form.
 """
 
 import functools
+import hashlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -217,3 +219,36 @@ def _check_constants(closed: compat.ClosedJaxpr) -> None:
 def own_constants(closed: compat.ClosedJaxpr) -> compat.ClosedJaxpr:
     """Constants as jax arrays of today's mode: numpy's float64 would be read as two dtypes."""
     return compat.ClosedJaxpr(closed.jaxpr, [jnp.asarray(c) for c in closed.consts])
+
+
+def program_hash(fn: Callable, width: int) -> str:
+    """Hash of a derivative's equations and constants.
+
+    Args:
+      fn: map of ONE example float `[d]`.
+      width: d.
+
+    Returns:
+      Hexadecimal digits.
+    """
+    with compat.enable_x64():
+        closed = gradient_program(fn, jax.ShapeDtypeStruct((width,), jnp.float64))
+        digest = hashlib.sha256(_text(closed.jaxpr).encode())
+        for constant in map(np.asarray, _numbers(closed)):
+            digest.update(f"{constant.shape} {constant.dtype}".encode())
+            digest.update(np.ascontiguousarray(constant).tobytes())
+    return digest.hexdigest()
+
+
+def _numbers(closed: compat.ClosedJaxpr) -> list[Any]:
+    """All constants and literals of a program, of the bodies that it holds too."""
+    found = list(closed.consts)
+    for eqn in inner_equations(closed):
+        found += [atom.val for atom in eqn.invars if isinstance(atom, compat.Literal)]
+        found += [const for body in bodies(structure_of(eqn)) for const in body.consts]
+    return found
+
+
+def _text(jaxpr: Any) -> str:
+    """The equations as text, without what differs from run to run (addresses of objects)."""
+    return re.sub(r"0x[0-9a-f]+", "", str(jaxpr))

@@ -1,9 +1,7 @@
 """What a certificate says, and how it is kept and checked later."""
 
 import dataclasses
-import hashlib
 import json
-import re
 from collections.abc import Callable
 from importlib import metadata
 from typing import Any
@@ -12,9 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from monojax.base.compat import ClosedJaxpr, Literal, enable_x64
-from monojax.base.jaxprs import bodies, inner_equations, structure_of
-from monojax.certify.program import CertifyError, gradient_program
+from monojax.certify.program import CertifyError, program_hash
+from monojax.certify.search import searched, violates
 
 STATUS = ("proved", "refuted", "unknown")
 STAGES = ("attack", "bound", "search")
@@ -125,8 +122,6 @@ class Certificate:
           may write the same function in other equations: then it is False, and has to be certified
           anew.
         """
-        from monojax.certify.search import certify_monotone, violates
-
         options = dict(self.options)
         impl, data = options.pop("key")
         key = jax.random.wrap_key_data(jnp.asarray(data, jnp.uint32), impl=impl)
@@ -134,7 +129,7 @@ class Certificate:
         try:
             if program_hash(fn, self.low.size) != self.program:
                 return False
-            again = certify_monotone(fn, *box, onehot=self.onehot, key=key, **options)
+            again = searched(fn, *box, onehot=self.onehot, key=key, **options)
             if self.status == "refuted" and not (
                 self.counterexample is not None
                 and violates(fn, self.counterexample, *box, self.onehot)
@@ -142,43 +137,10 @@ class Certificate:
                 return False
         except (CertifyError, ValueError, TypeError):
             return False
-        words = [(c.status, c.stage, c.boxes) for c in (self, again)]
+        same = all(getattr(self, name) == again[name] for name in ("status", "stage", "boxes"))
         return (
-            words[0] == words[1]
-            and self.bounds.shape == again.bounds.shape
-            and np.allclose(self.bounds, again.bounds, rtol=1e-9, atol=1e-12)
-            and bool(np.isclose(self.volume_proved, again.volume_proved, rtol=1e-9, atol=0.0))
+            same
+            and self.bounds.shape == again["bounds"].shape
+            and np.allclose(self.bounds, again["bounds"], rtol=1e-9, atol=1e-12)
+            and bool(np.isclose(self.volume_proved, again["volume_proved"], rtol=1e-9, atol=0.0))
         )
-
-
-def program_hash(fn: Callable, width: int) -> str:
-    """Hash of a derivative's equations and constants.
-
-    Args:
-      fn: map of ONE example float `[d]`.
-      width: d.
-
-    Returns:
-      Hexadecimal digits.
-    """
-    with enable_x64():
-        closed = gradient_program(fn, jax.ShapeDtypeStruct((width,), jnp.float64))
-        digest = hashlib.sha256(_text(closed.jaxpr).encode())
-        for constant in map(np.asarray, _numbers(closed)):
-            digest.update(f"{constant.shape} {constant.dtype}".encode())
-            digest.update(np.ascontiguousarray(constant).tobytes())
-    return digest.hexdigest()
-
-
-def _numbers(closed: ClosedJaxpr) -> list[Any]:
-    """All constants and literals of a program, of the bodies that it holds too."""
-    found = list(closed.consts)
-    for eqn in inner_equations(closed):
-        found += [atom.val for atom in eqn.invars if isinstance(atom, Literal)]
-        found += [const for body in bodies(structure_of(eqn)) for const in body.consts]
-    return found
-
-
-def _text(jaxpr: Any) -> str:
-    """The equations as text, without what differs from run to run (addresses of objects)."""
-    return re.sub(r"0x[0-9a-f]+", "", str(jaxpr))

@@ -16,8 +16,7 @@ from monojax.base.directions import check_directions
 from monojax.base.jaxprs import evaluate
 from monojax.certify.bounds import BOUNDS, compiled_bounds
 from monojax.certify.continuity import check_continuous
-from monojax.certify.program import gradient_program
-from monojax.certify.result import Certificate, program_hash
+from monojax.certify.program import gradient_program, program_hash
 
 CHUNK = 256
 """Boxes bounded in one call: what the memory grows with."""
@@ -29,40 +28,18 @@ STEPS = 40
 Fn = Callable[[jax.Array], jax.Array]
 
 
-def certify_monotone(
+def searched(
     fn: Fn,
     low: Any,
     high: Any,
     directions: Any,
-    budget: int = 10_000,
+    budget: int,
     *,
     bound: str = "auto",
     onehot: Sequence[Sequence[int]] = (),
     key: jax.Array | None = None,
-) -> Certificate:
-    """Proves that ``fn`` is monotone on a box, refutes it by a point, or says that it is unknown.
-
-    A slope of exactly 0 is no violation. Where ``fn`` has a kink, every slope of its sides counts.
-
-    Args:
-      fn: map of ONE example float `[d]` to a scalar, continuous; read as traced in float64, where
-        casts to float32 count as the identity and narrower ones are refused.
-      low: lower ends of the box `[d]`, finite; a subnormal end is moved outward.
-      high: upper ends `[d]`, finite, at least ``low``.
-      directions: int `[d]`: +1 must rise, -1 must fall, 0 free.
-      budget: how many boxes may be bounded at most.
-      bound: "interval", "forward", "backward" or "auto": interval first, then backward.
-      onehot: groups of inputs of which exactly one is 1 and the others are 0 (categories); their
-        box must hold [0, 1] and their directions must be 0.
-      key: PRNG key of the attack's first points; a fixed one if None.
-
-    Returns:
-      Certificate.
-
-    Raises:
-      ValueError: on a box with low > high or an end that is not finite, on wrong shapes or options.
-      CertifyError: if ``fn`` holds a primitive without a bound, or may jump.
-    """
+) -> dict[str, Any]:
+    """The fields of a certificate: operands, errors and result are those of `certify_monotone`."""
     begin = time.monotonic()
     task = _checked(fn, low, high, directions, budget, bound, onehot)
     key = _typed(jax.random.key(0) if key is None else key)
@@ -70,8 +47,8 @@ def certify_monotone(
     with enable_x64():
         program = gradient_program(fn, jax.ShapeDtypeStruct(task.low.shape, jnp.float64))
         found = _Search(task, program, key).run()
-    return Certificate(
-        **found,
+    return dict(
+        found,
         seconds=time.monotonic() - begin,
         directions=task.directions,
         low=task.low,
