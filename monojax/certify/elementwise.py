@@ -88,6 +88,18 @@ def _abs(eqn: Any, x: Interval) -> Interval:
     return Interval(jnp.where(inside, 0, jnp.minimum(a, b)), jnp.maximum(a, b))
 
 
+def _one_minus_square(eqn: Any, x: Interval) -> Interval:
+    """1 - x^2, which falls with |x|; as (1 - |x|) (1 + |x|) it keeps its sign up to |x| = 1."""
+    size = _abs(eqn, x)
+    one = as_interval(jnp.ones_like(x.lo))
+
+    def at(end: jax.Array) -> Interval:
+        end = as_interval(end)
+        return interval.mul(interval.add(one, interval.neg(end)), interval.add(one, end))
+
+    return Interval(at(size.hi).lo, at(size.lo).hi)
+
+
 def _sign(eqn: Any, x: Interval) -> Interval:
     return Interval(jnp.sign(x.lo), jnp.sign(x.hi))
 
@@ -288,6 +300,7 @@ ELEMENTWISE: dict[str, Rule] = {
     "ne": _ne,
     "neg": lambda eqn, x: interval.neg(x),
     "not": _not,
+    "one_minus_square": _one_minus_square,  # since jax 0.12, in the slope of tanh
     "or": _logic(jnp.logical_or),
     "pow": _pow,
     "reduce_precision": _reduce_precision,

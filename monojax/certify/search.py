@@ -324,12 +324,12 @@ class _Search:
     def _attack(self, key: jax.Array) -> jax.Array:
         """Points `[STARTS, d]` that make the worst signed slope small."""
         task = self.task
-        low, high = jnp.asarray(task.low), jnp.asarray(task.high)
+        low, high = jnp.asarray(task.low)[None], jnp.asarray(task.high)[None]
         gradient = lambda x: evaluate(self.program, [x], lambda e, a: compat.bind(e, *a))[0]
         worst = lambda x: jnp.where(self.signs == 0, jnp.inf, self.signs * gradient(x)).min()
-        fixed = np.zeros(low.size, bool)
+        fixed = np.zeros((1, low.size), bool)
         for group in task.onehot:
-            fixed[list(group)] = True
+            fixed[:, list(group)] = True
         start_key, group_key = jax.random.split(key)
         start = jax.random.uniform(start_key, (STARTS, low.size), jnp.float64)
         corner = jnp.round(start)
