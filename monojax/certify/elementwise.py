@@ -93,8 +93,8 @@ def _one_minus_square(eqn: Any, x: Interval) -> Interval:
     size = _abs(eqn, x)
     one = as_interval(jnp.ones_like(x.lo))
 
-    def at(end: jax.Array) -> Interval:
-        end = as_interval(end)
+    def at(value: jax.Array) -> Interval:
+        end = as_interval(value)
         return interval.mul(interval.add(one, interval.neg(end)), interval.add(one, end))
 
     return Interval(at(size.hi).lo, at(size.lo).hi)

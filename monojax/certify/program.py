@@ -66,7 +66,10 @@ def _apply(eqn: Any, args: list[Any]) -> Any:
     structure = structure_of(eqn)
     if eqn.primitive.name == "stop_gradient":
         return args[0]
-    if structure is not None and not has_floats(eqn):
+    if not has_floats(eqn):  # an index, of which the number must be known
+        if structure is None and not any(isinstance(arg, jax.core.Tracer) for arg in args):
+            with jax.ensure_compile_time_eval():
+                return compat.bind(eqn, *args)
         return compat.bind(eqn, *args)
     if isinstance(structure, CustomRule) and (own := _own(structure)) is not None:
         return as_results(eqn, [own(*args)])
