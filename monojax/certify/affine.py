@@ -347,6 +347,8 @@ def _affine_step(eqn: Any, forms: list[Any]) -> Form | None:
         over = (lambda v: v / k) if name == "div" else (lambda v: v * k)
         size = jnp.abs(over(x.size()))
         slack = 8 * interval.eps_of(k) * size + _terms_of(x) * interval.tiny_of(k)
+        if name == "div":  # as in the rule of intervals: the reciprocal may be flushed to 0
+            slack = jnp.where(jnp.abs(k) > 0.25 / interval.tiny_of(k), jnp.inf, slack)
         return Form(over(x.b), jax.vmap(over)(x.A), up(jnp.abs(over(x.rho)) + slack, 8))
     return None
 

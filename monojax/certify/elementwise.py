@@ -229,7 +229,9 @@ def _div(eqn: Any, x: Any, y: Any) -> Interval:
 
 
 def _div_down(a: jax.Array, b: jax.Array) -> jax.Array:
-    low = down(a / b)
+    # XLA divides by a constant as it multiplies by its reciprocal, which may be flushed to 0.
+    low = down(a / b, 4)
+    low = jnp.where(jnp.abs(b) > 0.25 / interval.tiny_of(b), -jnp.inf, low)
     low = jnp.where((a > 0) == (b > 0), jnp.maximum(low, 0), low)
     return jnp.where(a == 0, 0, jnp.where(jnp.abs(b) == 1, a * b, low))
 
