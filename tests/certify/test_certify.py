@@ -19,7 +19,7 @@ from monojax.certify.program import gradient_program, program_hash
 from monojax.certify.walk import Root, Walk
 
 WIDTH = 4
-slow = pytest.mark.slow
+slow = pytest.mark.full
 QUICK = ("relu", "tanh", "group_sort", "softplus")
 
 
@@ -533,7 +533,7 @@ def test_mistakes_are_told(options, message):
         certify_monotone(**call)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_soundness_on_random_networks(name):
     """25 networks of each kind: no "proved" is contradicted, every "refuted" point violates."""
