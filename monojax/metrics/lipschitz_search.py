@@ -79,7 +79,7 @@ def search_lipschitz(
 
     def both_gains(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
         """Of the pair, wider and narrower by rounding, and of the Jacobian: lower, upper."""
-        x, offset = state
+        x, offset = state[0].astype(starts.dtype), state[1]
         half = radius / 2 * offset / (jnp.linalg.norm(offset) + jnp.finfo(x.dtype).tiny)
         a, b = inside(x - half.astype(x.dtype)), inside(x + half.astype(x.dtype))
         smallest, largest = jacobian_gains(fn, x)
@@ -110,7 +110,9 @@ def search_lipschitz(
             return ((inside(x), offset), memory), seen
 
         def one(start: jax.Array, offset: jax.Array) -> jax.Array:
-            state = (inside(start), offset)
+            # In float16 Adam's moments vanish, and 0 / 0 is its step.
+            wide = jnp.promote_types(start.dtype, jnp.float32)
+            state = (inside(start).astype(wide), offset.astype(wide))
             _, seen = jax.lax.scan(step, (state, optimiser.init(state)), None, length=steps)
             return seen.max() if sign > 0 else seen.min()
 
