@@ -327,7 +327,8 @@ def sweep(
     inputs = judge.net.prepare(data.pixels[which])
     labels, _ = targets(judge.net, inputs, [data.choices[i] for i in which])
     curves: dict[str, Any] = {}
-    for method in (m for m in SPLIT if m in config.methods):
+    swept = [m for m in SPLIT if m in config.methods]
+    for method in swept:
         layer = config.sweep.layer or chosen[method].layer
         for alpha in config.sweep.alphas:
             setting = Setting(layer, alpha, False)
@@ -346,7 +347,7 @@ def sweep(
                 f"sweep-{judge.net.name}-{method}-{shown(alpha)}".replace(" ", ""), asked, compute
             )
             curves.setdefault(f"{method} at {layer or 'input'}", []).append(found)
-            bar.update(len(which) / len(SPLIT))
+            bar.update(len(which) / len(swept))
     explain_tables.sweep(curves, config, judge.net.title, len(which), workdir)
 
 
