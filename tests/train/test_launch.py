@@ -101,7 +101,9 @@ def hosts(tmp_path):
         "def stop(*_):\n    print('stopped', flush=True); sys.exit(143)\n"
         "signal.signal(signal.SIGTERM, stop)\n"
         "jax = {k: v for k, v in os.environ.items() if k.startswith('JAX_') and 'COMP' not in k}\n"
-        "print(json.dumps([jax, sys.argv[1:]]), flush=True)\n"
+        # One write for the whole line: print() writes its newline apart where output is unbuffered,
+        # and both hosts share one pipe.
+        "os.write(1, (json.dumps([jax, sys.argv[1:]]) + '\\n').encode())\n"
         "time.sleep(60 if '--wait' in sys.argv else 0)\n"
     )
     for file in (ssh, python):
