@@ -22,7 +22,14 @@ from monojax.base.directions import check_directions
 from monojax.bilipschitz.conv import ConvBLNN
 from monojax.bilipschitz.dense import BLNN
 from monojax.bilipschitz.partial import PartialBLNN
-from monojax.certify import Certificate, certify_monotone
+from monojax.certify import (
+    Audit,
+    Certificate,
+    Discovery,
+    audit_monotone,
+    certify_monotone,
+    discover_monotone,
+)
 from monojax.compact.contrastive import supcon_loss
 from monojax.groups import group_penalty, total_activation
 from monojax.penalties.gradient import monotonicity_penalty, value_and_penalty
@@ -39,11 +46,14 @@ from monojax.splitting import SplitPair, split, split_report, tag
 
 __all__ = [
     "BLNN",
+    "Audit",
     "Certificate",
     "ConvBLNN",
+    "Discovery",
     "PartialBLNN",
     "SplitPair",
     "attribution",
+    "audit_monotone",
     "bilipschitz",
     "certify",
     "certify_monotone",
@@ -53,6 +63,7 @@ __all__ = [
     "data",
     "data_mixup_points",
     "data_range",
+    "discover_monotone",
     "group_penalty",
     "groups",
     "half_points",

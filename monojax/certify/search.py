@@ -41,12 +41,12 @@ def searched(
 ) -> dict[str, Any]:
     """The fields of a certificate: operands, errors and result are those of `certify_monotone`."""
     begin = time.monotonic()
-    task = _checked(fn, low, high, directions, budget, bound, onehot)
-    key = _typed(jax.random.key(0) if key is None else key)
+    task = checked(fn, low, high, directions, budget, bound, onehot)
+    key = typed_key(jax.random.key(0) if key is None else key)
     check_continuous(fn, task.low.size)
     with enable_x64():
         program = gradient_program(fn, jax.ShapeDtypeStruct(task.low.shape, jnp.float64))
-        found = _Search(task, program, key).run()
+        found = Search(task, program, key).run()
     return dict(
         found,
         seconds=time.monotonic() - begin,
@@ -78,7 +78,7 @@ def violates(fn: Fn, point: Any, low: Any, high: Any, directions: Any, onehot: A
     Returns:
       True if the point lies in the box, at a corner of every group, and violates.
     """
-    task = _checked(fn, low, high, directions, 1, "interval", onehot)
+    task = checked(fn, low, high, directions, 1, "interval", onehot)
     point = np.asarray(point, np.float64)
     if point.shape != task.low.shape or not ((task.low <= point) & (point <= task.high)).all():
         return False
@@ -87,16 +87,16 @@ def violates(fn: Fn, point: Any, low: Any, high: Any, directions: Any, onehot: A
             return False
     with enable_x64():
         program = gradient_program(fn, jax.ShapeDtypeStruct(task.low.shape, jnp.float64))
-        return _Search(task, program, jax.random.key(0)).refuted(point[None]) is not None
+        return Search(task, program, jax.random.key(0)).refuted(point[None]) is not None
 
 
-def _typed(key: jax.Array) -> jax.Array:
+def typed_key(key: jax.Array) -> jax.Array:
     """A key of the new kind; old ones are plain integers."""
     return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Task:
+class Task:
     """A checked question."""
 
     low: np.ndarray
@@ -107,7 +107,8 @@ class _Task:
     onehot: tuple[tuple[int, ...], ...]
 
 
-def _checked(fn, low, high, directions, budget, bound, onehot) -> _Task:
+def checked(fn, low, high, directions, budget, bound, onehot) -> Task:
+    """Reads the operands of `certify_monotone`; it raises what that raises."""
     low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
     if low.ndim != 1 or low.shape != high.shape or not low.size:
         raise ValueError(
@@ -137,7 +138,7 @@ def _checked(fn, low, high, directions, budget, bound, onehot) -> _Task:
         raise ValueError(f"onehot must hold groups of at least one input, got {onehot}.")
     low, high = _outward(low), -_outward(-high)
     low[members], high[members] = 0.0, 1.0
-    return _Task(low, high, signs, int(budget), bound, groups)
+    return Task(low, high, signs, int(budget), bound, groups)
 
 
 def _outward(low: np.ndarray) -> np.ndarray:
@@ -147,30 +148,33 @@ def _outward(low: np.ndarray) -> np.ndarray:
     return np.where((low < 0) & (low > -tiny), -tiny, low)
 
 
-class _Search:
+class Search:
     """Branch and bound over boxes."""
 
-    def __init__(self, task: _Task, program: Any, key: jax.Array) -> None:
+    def __init__(self, task: Task, program: Any, key: jax.Array) -> None:
+        """Nothing is compiled yet.
+
+        Args:
+          task: the question.
+          program: of `gradient_program`, in float64.
+          key: PRNG key of the attack's first points.
+        """
         self.task, self.key = task, key
         self.program = program
-        self.signs = jnp.asarray(task.directions, jnp.float64)
         kinds = ("interval", "backward") if task.bound == "auto" else (task.bound,)
         self.bounds = [compiled_bounds(program, kind) for kind in kinds]
-        gradient = lambda x: evaluate(program, [x], lambda e, a: compat.bind(e, *a))[0]
-        self.gradients = jax.jit(jax.vmap(gradient))
-        self.sensitivity = jax.jit(
-            jax.vmap(lambda x: jnp.abs(self.signs @ jax.jacfwd(gradient)(x)))
-        )
+        self.sensitivity = jax.jit(jax.vmap(self._sensitivity, in_axes=(0, None)))
         self.points = compiled_bounds(program, "interval")
         self.attack = jax.jit(self._attack)
         self.boxes = 0
+        self.asked = task.directions != 0
 
     def run(self) -> dict[str, Any]:
         """The certificate's fields."""
         task = self.task
         root = (task.low[None], task.high[None])
-        point = self.refuted(np.asarray(self.attack(self.key))) if task.directions.any() else None
-        lo, hi = self._bounded(*root)
+        point = self.refuted(self.attacked(task.directions)) if task.directions.any() else None
+        lo, hi = self.bounded(*root)
         hull = np.stack([lo[0], hi[0]], axis=1)
         if point is not None:
             return self._result("refuted", "attack", point, hull, 0.0)
@@ -186,15 +190,15 @@ class _Search:
         ends = [np.full(hull.shape[0], np.inf), np.full(hull.shape[0], -np.inf)]
         proved = 0.0
         while len(share):
-            most = self._most_children()
+            most = self.most_children()
             if (fits := (self.task.budget - self.boxes) // most) < 1:
                 break
             order = np.argsort(-share, kind="stable")
             room = max(1, min(CHUNK // most, fits))
             take, rest = order[:room], order[room:]
-            parts = self._children(low[take], high[take], free[take], share[take])
+            *parts, _ = self.children(low[take], high[take], free[take], share[take])
             keep = (low[rest], high[rest], free[rest], share[rest])
-            lo, hi = self._bounded(parts[0], parts[1])
+            lo, hi = self.bounded(parts[0], parts[1])
             done = self._proved(lo, hi)
             proved += float(parts[3][done].sum())
             if done.any():
@@ -203,7 +207,7 @@ class _Search:
                     np.maximum(ends[1], hi[done].max(axis=0)),
                 ]
             left = [part[~done] for part in parts]
-            if len(left[0]) and (point := self.refuted(self._corners(*left[:3]))) is not None:
+            if len(left[0]) and (point := self.refuted(self.corners(*left[:3]))) is not None:
                 return self._result("refuted", "search", point, hull, min(proved, 1.0))
             low, high, free, share = (
                 np.concatenate([a, b]) for a, b in zip(keep, left, strict=True)
@@ -213,7 +217,8 @@ class _Search:
         tight = np.stack([np.maximum(ends[0], hull[:, 0]), np.minimum(ends[1], hull[:, 1])], axis=1)
         return self._result("proved", "search", None, tight, 1.0)
 
-    def _most_children(self) -> int:
+    def most_children(self) -> int:
+        """Into how many parts a box is cut at most."""
         return max([2, *(len(group) for group in self.task.onehot)])
 
     def _result(self, status, stage, point, hull, volume) -> dict[str, Any]:
@@ -226,7 +231,7 @@ class _Search:
             "boxes": self.boxes,
         }
 
-    def _bounded(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def bounded(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Bounds `[n, d]` of the gradient on each box; the dearer bound where the first is open."""
         parts = [slice(i, i + CHUNK) for i in range(0, len(low), CHUNK)]
         found = [self._bounded_chunk(low[part], high[part]) for part in parts]
@@ -238,11 +243,15 @@ class _Search:
         fill = lambda x: _padded(x, 1 if count == 1 else CHUNK)
         lo, hi = (np.asarray(x)[:count] for x in self.bounds[0](fill(low), fill(high)))
         for tighter in self.bounds[1:]:
-            if self._proved(lo, hi).all():
+            if self.done(lo, hi).all():
                 break
             more = [np.asarray(x)[:count] for x in tighter(fill(low), fill(high))]
             lo, hi = np.fmax(lo, more[0]), np.fmin(hi, more[1])
         return lo, hi
+
+    def done(self, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
+        """`[n]`: boxes that need no tighter bound."""
+        return self._proved(lo, hi)
 
     def _proved(self, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
         signs = self.task.directions
@@ -251,33 +260,39 @@ class _Search:
         return np.asarray(((worst >= 0) & known).all(axis=-1))
 
     def refuted(self, points: np.ndarray) -> np.ndarray | None:
-        """A point where a slope surely has the wrong sign, by its enclosure there and around it.
+        """A point where a slope surely has the wrong sign, by its enclosure there and around it."""
+        points, lo, hi = self.around(points)
+        if not len(points):
+            return None
+        signs = self.task.directions
+        best = np.where(signs > 0, hi, np.where(signs < 0, -lo, np.inf)).min(axis=1)
+        i = int(np.argmin(np.where(np.isnan(best), np.inf, best)))
+        return points[i].copy() if best[i] < 0 else None
+
+    def around(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Points moved into the box, and bounds of their slopes there and a little around.
 
         At a kink the derivative that a program computes is one of many, so that a small box is
         asked.
         """
         task = self.task
         points = np.clip(points, task.low, task.high)
+        points = points[np.isfinite(points).all(axis=1)]
         half = task.high / 2 - task.low / 2
         pad = np.where(half > 0, 2e-9 * half, 1e-9 * (1 + np.abs(task.low)))
         pad[[i for group in task.onehot for i in group]] = 0.0
         low, high = points - pad, points + pad
         low = np.where(half > 0, np.maximum(low, task.low), low)
         high = np.where(half > 0, np.minimum(high, task.high), high)
-        parts = [slice(i, i + STARTS) for i in range(0, len(points), STARTS)]
-        signs = task.directions
-        for part in parts:
-            count = len(points[part])
-            ends = (_padded(low[part], STARTS), _padded(high[part], STARTS))
-            lo, hi = (np.asarray(x)[:count] for x in self.points(*ends))
-            best = np.where(signs > 0, hi, np.where(signs < 0, -lo, np.inf)).min(axis=1)
-            best = np.where(np.isnan(best) | ~np.isfinite(points[part]).all(axis=1), np.inf, best)
-            i = int(np.argmin(best))
-            if best[i] < 0:
-                return points[part][i].copy()
-        return None
+        ends = [np.zeros((0, task.low.size))], [np.zeros((0, task.low.size))]
+        for i in range(0, len(points), STARTS):
+            count = len(points[i : i + STARTS])
+            boxes = (_padded(end[i : i + STARTS], STARTS) for end in (low, high))
+            for found, end in zip(ends, self.points(*boxes), strict=True):
+                found.append(np.asarray(end)[:count])
+        return points, np.concatenate(ends[0]), np.concatenate(ends[1])
 
-    def _corners(self, low: np.ndarray, high: np.ndarray, free: np.ndarray) -> np.ndarray:
+    def corners(self, low: np.ndarray, high: np.ndarray, free: np.ndarray) -> np.ndarray:
         """The middles of open boxes, categories at a corner."""
         middle = low / 2 + high / 2
         for g, group in enumerate(self.task.onehot):
@@ -286,11 +301,15 @@ class _Search:
             middle[open_rows, group[0]] = 1.0
         return middle
 
-    def _children(self, low, high, free, share) -> list[np.ndarray]:
-        """Cuts each box where its slopes change most: in half, or into a group's categories."""
-        middle = self._corners(low, high, free)
+    def children(self, low, high, free, share) -> list[np.ndarray]:
+        """Cuts each box where its slopes change most: in half, or into a group's categories.
+
+        Besides the parts' operands, the number of each one's box is returned.
+        """
+        middle = self.corners(low, high, free)
         count = len(middle)
-        bend = np.nan_to_num(np.asarray(self.sensitivity(_padded(middle, CHUNK)))[:count])
+        bend = self.sensitivity(_padded(middle, CHUNK), self.asked.astype(np.float64))
+        bend = np.nan_to_num(np.asarray(bend)[:count])
         width = high / 2 - low / 2  # half of it, which cannot overflow
         whole = self.task.high / 2 - self.task.low / 2
         relative = width / np.maximum(whole, np.finfo(float).tiny)
@@ -298,9 +317,10 @@ class _Search:
             score = np.nan_to_num(bend * width, posinf=1e300)
         score = score / np.maximum(score.max(axis=1, keepdims=True), np.finfo(float).tiny)
         score = (score + 0.1) * np.maximum(relative, 1e-12) * (width > 0)
-        pieces: list[tuple[np.ndarray, np.ndarray, np.ndarray, float]] = []
+        pieces: list[tuple] = []
         for row in range(count):
-            pieces += self._halves(low[row], high[row], free[row], share[row], score[row])
+            parts = self._halves(low[row], high[row], free[row], share[row], score[row])
+            pieces += [(*part, row) for part in parts]
         return [np.stack(part) for part in zip(*pieces, strict=True)]
 
     def _halves(self, low, high, free, share, score) -> list[tuple]:
@@ -321,12 +341,23 @@ class _Search:
         free[g] = True
         return low, high, free, share / len(group)
 
-    def _attack(self, key: jax.Array) -> jax.Array:
-        """Points `[STARTS, d]` that make the worst signed slope small."""
+    def _gradient(self, x: jax.Array) -> jax.Array:
+        return evaluate(self.program, [x], lambda e, a: compat.bind(e, *a))[0]
+
+    def _sensitivity(self, x: jax.Array, weights: jax.Array) -> jax.Array:
+        """By how much the slopes that are asked for change along each input, `[d]`."""
+        return weights @ jnp.abs(jax.jacfwd(self._gradient)(x))
+
+    def attacked(self, directions: np.ndarray) -> np.ndarray:
+        """Points `[STARTS, d]` that make signed slopes small; directions `[d]` or one row each."""
+        signs = np.broadcast_to(np.asarray(directions, np.float64), (STARTS, self.task.low.size))
+        return np.asarray(self.attack(self.key, signs))
+
+    def _attack(self, key: jax.Array, signs: jax.Array) -> jax.Array:
+        """Projected steps of the sign of the worst slope's derivative, from random points."""
         task = self.task
         low, high = jnp.asarray(task.low)[None], jnp.asarray(task.high)[None]
-        gradient = lambda x: evaluate(self.program, [x], lambda e, a: compat.bind(e, *a))[0]
-        worst = lambda x: jnp.where(self.signs == 0, jnp.inf, self.signs * gradient(x)).min()
+        worst = lambda x, s: jnp.where(s == 0, jnp.inf, s * self._gradient(x)).min()
         fixed = np.zeros((1, low.size), bool)
         for group in task.onehot:
             fixed[:, list(group)] = True
@@ -342,7 +373,7 @@ class _Search:
 
         def step(i, state):
             x, best, value = state
-            now, slope = jax.vmap(jax.value_and_grad(worst))(x)
+            now, slope = jax.vmap(jax.value_and_grad(worst))(x, signs)
             better = now < value
             best = jnp.where(better[:, None], x, best)
             value = jnp.minimum(now, value)
