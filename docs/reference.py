@@ -27,6 +27,7 @@ PACKAGES = {
     "monojax.data": "Data",
     "monojax.training": "Training",
     "monojax.saving": "Saving",
+    "monojax.exporting": "Exporting",
 }
 
 

@@ -11,6 +11,7 @@ from monojax import (
     certify,
     compact,
     conjugate,
+    exporting,
     groups,
     layers,
     metrics,
@@ -31,6 +32,7 @@ from monojax.certify import (
     discover_monotone,
 )
 from monojax.compact.contrastive import supcon_loss
+from monojax.exporting import export, load_exported
 from monojax.groups import group_penalty, total_activation
 from monojax.penalties.gradient import monotonicity_penalty, value_and_penalty
 from monojax.penalties.regions import (
@@ -64,11 +66,14 @@ __all__ = [
     "data_mixup_points",
     "data_range",
     "discover_monotone",
+    "export",
+    "exporting",
     "group_penalty",
     "groups",
     "half_points",
     "layers",
     "load",
+    "load_exported",
     "metrics",
     "mixup_points",
     "models",

@@ -7,13 +7,10 @@ from typing import Any
 
 import jax
 import jax.export
-import jax.numpy as jnp
-import numpy as np
 
-from monojax.base.checks import one_of
 from monojax.base.extras import require
+from monojax.exporting.program import PLATFORMS, exported_program
 
-PLATFORMS = ("cpu", "cuda", "tpu")
 Embed = Callable[[Any], Any]
 
 
@@ -40,19 +37,7 @@ def export_model(
       ValueError: if a leaf of the example has no leading batch axis.
       ImportError: without the package flatbuffers, which jax.export writes with.
     """
-    require("flatbuffers", "export")
-    for platform in platforms:
-        one_of(platform, ("cpu", "cuda", "rocm", "tpu"), "platforms")
-    leaves, tree = jax.tree.flatten(example)
-    if not leaves or any(np.ndim(leaf) == 0 for leaf in leaves):
-        raise ValueError("example must be a batch: arrays with one leading axis.")
-    (batch,) = jax.export.symbolic_shape("b")
-    shapes = [
-        jax.ShapeDtypeStruct((batch, *np.shape(leaf)[1:]), jnp.result_type(leaf)) for leaf in leaves
-    ]
-    exported = jax.export.export(jax.jit(embed), platforms=platforms)(
-        jax.tree.unflatten(tree, shapes)
-    )
+    exported = exported_program(embed, (example,), platforms)
     program = bytes(exported.serialize())
     if path is not None:
         Path(path).write_bytes(program)

@@ -15,7 +15,7 @@ FLOORS = (
     {"base"},
     {"conjugate", "splitting"},
     {"layers"},
-    {"models", "data", "training", "saving"},
+    {"exporting", "models", "data", "training", "saving"},
     {"groups", "penalties", "bilipschitz"},
     {"attribution", "metrics"},
     {"compact"},
