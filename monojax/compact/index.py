@@ -1,33 +1,49 @@
-"""From a trained embedding to a small index: cut to its effective dimension, saved, searched.
+"""A gallery cut to a few dimensions: searched, changed row by row, saved, opened from disk.
 
-:func:`compress` embeds a gallery, keeps the principal components that hold 99% of the variance,
-and says what that costs. An index of a model's embeddings takes that model's inputs; embeddings
-go through :meth:`CompactIndex.search_embeddings`, so that neither is taken for the other.
+An index of a model's embeddings takes that model's inputs; embeddings go through
+:meth:`CompactIndex.search_embeddings`, so that neither is taken for the other.
 """
 
 import dataclasses
-import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import jax
 import numpy as np
 
-from monojax.base.checks import check_function
-from monojax.base.renamed import renamed
+from monojax.base.extras import require
+from monojax.compact import files, unlike
 from monojax.compact.export import Embed, as_function
-from monojax.metrics.embedding import principal_axes
-from monojax.metrics.neighbours import Neighbours, check_embedding, nearest, unit_rows
-from monojax.metrics.retrieval import check_class_labels, knn_accuracy, recall_at_k, vote
+from monojax.compact.rows import Metadata, check_ids, check_metadata, places, shown
+from monojax.compact.searching import BLOCK, cut, embedded, nearest_stored
+from monojax.compact.storage import (
+    Storage,
+    Stored,
+    exchanged,
+    joined,
+    num_bytes,
+    restore,
+    store,
+    taken,
+)
+from monojax.metrics.neighbours import check_embedding, unit_rows
+from monojax.metrics.retrieval import check_class_labels
 
-_FORMAT = "monojax compact index 2"
-_FORMAT_1 = "monojax compact index 1"
+
+class IndexNeighbours(NamedTuple):
+    """The k nearest gallery rows of every query, best first."""
+
+    indices: np.ndarray
+    """int64 `[q, k]`: places in the index."""
+    similarities: np.ndarray
+    """float64 `[q, k]`: minus the Euclidean distance of the cut embeddings."""
+    ids: np.ndarray
+    """`[q, k]`: the rows' names."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CompactIndex:
-    """A gallery cut to a few dimensions, and how to bring a query there.
+    """A gallery cut to a few dimensions, and how to bring a query there. Never changes itself.
 
     Made by :func:`compress` or :func:`load_index`.
     """
@@ -37,11 +53,12 @@ class CompactIndex:
     axes: np.ndarray
     """float32 `[d, k]`: its first principal axes, as columns."""
     items: np.ndarray
-    """`[n, k]`: the gallery, cut."""
+    """`[n, k]`: the gallery, cut, as it is stored; :meth:`vectors` gives numbers."""
     labels: np.ndarray | None
     """integers `[n]`, if they were given."""
     stats: dict[str, Any]
-    """What was kept and what was lost, see :func:`compress`."""
+    """What was kept and what was lost when the index was made, see :func:`compress`; the counts of
+    rows and bytes are of now."""
     embed: Embed | None = None
     """Inputs `[b, ...]` to embeddings `[b, d]`, if there is a model at hand."""
     model: bytes = b""
@@ -50,6 +67,25 @@ class CompactIndex:
     """What :meth:`encode` and :meth:`search` take: inputs of the model that the gallery was
     embedded with, or embeddings, for a gallery that came as embeddings. Unknown in files of
     version 0.1 that hold no model."""
+    ids: Any = None
+    """Integers or texts `[n]`, all different: the rows' names; 0 to n - 1 if none were given."""
+    storage: Storage = "float32"
+    """How the items are kept."""
+    scale: np.ndarray | None = None
+    """float32 `[k]`: what one step of an int8 item is worth."""
+    row_scale: np.ndarray | None = None
+    """float32 `[n]`: factors of rows beyond the range of ``scale``; None if all are 1."""
+    metadata: Metadata | None = None
+    """What is told of each row, if anything is."""
+
+    def __post_init__(self):
+        """Names the rows if nobody did."""
+        if self.ids is None:
+            object.__setattr__(self, "ids", np.arange(len(self.items)))
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.items)
 
     def encode(self, inputs: Any) -> np.ndarray:
         """Cut embeddings of inputs.
@@ -64,10 +100,186 @@ class CompactIndex:
           ValueError: if the index takes inputs and has no model, or if the embeddings have another
             width, NaN or infinite values.
         """
+        return self._cut(self._unit(self._embedded(inputs)))
+
+    def search(self, inputs: Any, k: int = 10) -> IndexNeighbours:
+        """The k nearest gallery items of each input.
+
+        Args:
+          inputs: as in :meth:`encode`.
+          k: at most the number of items.
+
+        Returns:
+          IndexNeighbours: places and ids `[b, k]`, and minus Euclidean distances.
+
+        Raises:
+          ValueError: as :meth:`encode`, and if k is larger than the gallery.
+        """
+        return self._nearest(self.encode(inputs), k)
+
+    def search_embeddings(self, z: Any, k: int = 10) -> IndexNeighbours:
+        """The k nearest gallery items of each embedding.
+
+        Args:
+          z: embeddings by the gallery's own model, uncut, `[b, d]`; normalised here.
+          k: at most the number of items.
+
+        Returns:
+          IndexNeighbours, as :meth:`search`.
+
+        Raises:
+          ValueError: on another width, NaN or infinite values, or k beyond the gallery.
+        """
+        return self._nearest(self._cut(self._unit(z)), k)
+
+    def vectors(self, rows: Any = slice(None)) -> np.ndarray:
+        """The gallery's cut embeddings as numbers.
+
+        Args:
+          rows: places, a slice or integers.
+
+        Returns:
+          float32 `[m, k]`; float16 as it is.
+        """
+        return restore(self._stored(), rows)
+
+    def add(
+        self, inputs: Any, ids: Any, *, metadata: Any = None, labels: Any = None
+    ) -> "CompactIndex":
+        """The index with more rows, cut by the axes that it has.
+
+        Rows that these axes reconstruct much worse than the gallery are told by a warning,
+        :class:`UnlikeGalleryWarning`, and counted in ``stats["rows_unlike"]``.
+
+        Args:
+          inputs: as in :meth:`encode`, `[m, ...]`.
+          ids: their names `[m]`, new ones, of the kind that the index has.
+          metadata: one dictionary per row, or None.
+          labels: integers `[m]`, if the index has labels.
+
+        Returns:
+          CompactIndex.
+
+        Raises:
+          ValueError: as :meth:`encode`; on ids that repeat or are there, on another number of
+            ids, labels or dictionaries, or if labels are missing.
+        """
+        stored, errors = self._coded(inputs)
+        num = len(stored.codes)
+        ids = check_ids(ids, num, self.ids)
+        if (there := np.isin(ids, self.ids)).any():
+            raise ValueError(f"the index has the ids {shown(ids[there])} already; use replace.")
+        if (labels is None) != (self.labels is None):
+            has = "has labels; give labels=" if labels is None else "has no labels; leave them out"
+            raise ValueError(f"the index {has}.")
+        if labels is not None:
+            labels = np.concatenate([self.labels, check_class_labels(labels, num, "labels")])
+        told = check_metadata(metadata, num)
+        if told is not None or self.metadata is not None:
+            told = (self.metadata or ({},) * len(self)) + (told or ({},) * num)
+        unlike_rows = unlike.tell(errors, ids, self.stats)
+        return self._changed(
+            joined(self._stored(), stored),
+            {"rows_added": num, "rows_unlike": unlike_rows},
+            ids=np.concatenate([self.ids, ids]),
+            labels=labels,
+            metadata=told,
+        )
+
+    def remove(self, ids: Any) -> "CompactIndex":
+        """The index without some rows; the others keep their order.
+
+        Args:
+          ids: names of rows.
+
+        Returns:
+          CompactIndex.
+
+        Raises:
+          ValueError: on ids that are not there or repeat, or if no row would be left.
+        """
+        rows = self._places(ids)
+        keep = np.setdiff1d(np.arange(len(self)), rows)
+        if not len(keep):
+            raise ValueError("an index keeps at least one row.")
+        told = self.metadata
+        return self._changed(
+            taken(self._stored(), keep),
+            {"rows_removed": len(rows)},
+            ids=self.ids[keep],
+            labels=None if self.labels is None else self.labels[keep],
+            metadata=None if told is None else tuple(told[row] for row in keep),
+        )
+
+    def replace(self, inputs: Any, ids: Any) -> "CompactIndex":
+        """The index with other embeddings for some rows; their labels and metadata stay.
+
+        Args:
+          inputs: as in :meth:`encode`, `[m, ...]`.
+          ids: names of rows that are there, `[m]`.
+
+        Returns:
+          CompactIndex.
+
+        Raises:
+          ValueError: as :meth:`encode`, and on ids that are not there or repeat.
+        """
+        stored, errors = self._coded(inputs)
+        rows = self._places(check_ids(ids, len(stored.codes), self.ids))
+        count = unlike.tell(errors, self.ids[rows], self.stats)
+        changes = {"rows_replaced": len(rows), "rows_unlike": count}
+        return self._changed(exchanged(self._stored(), rows, stored), changes)
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Writes the index, its statistics and its exported model (if it has one) to one file.
+
+        Without ``model`` the file says whether the gallery came as embeddings; if it was embedded
+        by a model, the loaded index asks for it instead of taking inputs for embeddings. Metadata
+        are its member ``metadata.jsonl``, which `unzip -p FILE metadata.jsonl` shows.
+
+        Args:
+          path: the file, an npz archive without pickles.
+          overwrite: replace an index that is there.
+
+        Returns:
+          The absolute path.
+
+        Raises:
+          FileExistsError: if the path exists and ``overwrite`` is False, or holds no index.
+        """
+        fields = {name: getattr(self, name) for name in (*files.ARRAYS, "model", "metadata")}
+        header = {"stats": self.stats, "takes": self.takes, "storage": self.storage}
+        return files.write(path, fields, header, overwrite)
+
+    def to_faiss(self) -> Any:
+        """The rows as an exact index of faiss, which finds the same neighbours.
+
+        Search it with :meth:`encode`'s embeddings; it gives squared distances. Its ids are those
+        of this index, or the rows' places where these are texts.
+
+        Returns:
+          A ``faiss.IndexIDMap2`` over ``faiss.IndexFlatL2``.
+
+        Raises:
+          ImportError: without faiss (extra "faiss").
+        """
+        faiss = require("faiss", "faiss")
+        made = faiss.IndexIDMap2(faiss.IndexFlatL2(self.items.shape[1]))
+        ids = self.ids if self.ids.dtype.kind == "i" else np.arange(len(self))
+        for start in range(0, len(self), BLOCK):
+            rows = slice(start, start + BLOCK)
+            numbers = np.ascontiguousarray(self.vectors(rows), np.float32)
+            made.add_with_ids(numbers, np.ascontiguousarray(ids[rows], np.int64))
+        return made
+
+    def _stored(self) -> Stored:
+        return Stored(self.items, self.scale, self.row_scale)
+
+    def _embedded(self, inputs: Any) -> Any:
         if self.embed is not None:
-            return self._cut(self.embed(inputs))
+            return embedded(self.embed, inputs, 1024)
         if self.takes == "embeddings":
-            return self._cut(inputs)
+            return inputs
         raise ValueError(
             "this index has no model to embed inputs with"
             + (
@@ -79,229 +291,72 @@ class CompactIndex:
             "embeddings of that model use search_embeddings."
         )
 
-    def search(self, inputs: Any, k: int = 10) -> Neighbours:
-        """The k nearest gallery items of each input.
-
-        Args:
-          inputs: as in :meth:`encode`.
-          k: at most the number of items.
-
-        Returns:
-          Neighbours: indices `[b, k]` and similarities (minus Euclidean distances).
-
-        Raises:
-          ValueError: as :meth:`encode`, and if k is larger than the gallery.
-        """
-        return nearest(self.encode(inputs), self.items, k)
-
-    def search_embeddings(self, z: Any, k: int = 10) -> Neighbours:
-        """The k nearest gallery items of each embedding.
-
-        Args:
-          z: embeddings by the gallery's own model, uncut, `[b, d]`; normalised here.
-          k: at most the number of items.
-
-        Returns:
-          Neighbours, as :meth:`search`.
-
-        Raises:
-          ValueError: on another width, NaN or infinite values, or k beyond the gallery.
-        """
-        return nearest(self._cut(z), self.items, k)
-
-    def _cut(self, z: Any) -> np.ndarray:
+    def _unit(self, z: Any) -> np.ndarray:
         y = unit_rows(check_embedding(z, "embeddings"))
         if y.shape[1] != len(self.mean):
             raise ValueError(
                 f"embeddings have {y.shape[1]} dimensions and the index was made from "
                 f"{len(self.mean)}; use the model that the gallery was embedded with."
             )
-        return ((y - self.mean[None, :]) @ self.axes.astype(np.float64)).astype(np.float32)
+        return y
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Writes the index, its statistics and its exported model (if it has one) to one file.
+    def _cut(self, y: np.ndarray) -> np.ndarray:
+        return cut(y, self.mean, self.axes)
 
-        Without ``model`` the file says whether the gallery came as embeddings; if it was embedded
-        by a model, the loaded index asks for it instead of taking inputs for embeddings.
+    def _coded(self, inputs: Any) -> tuple[Stored, np.ndarray]:
+        """Rows as they are stored here, and what the axes leave of them."""
+        y = self._unit(self._embedded(inputs))
+        errors = unlike.row_errors(y, self.mean, self.axes.astype(np.float64))
+        return store(self._cut(y), self.storage, self.scale), errors
 
-        Args:
-          path: the file, an npz archive without pickles.
+    def _places(self, ids: Any) -> np.ndarray:
+        return places(self.ids, check_ids(ids, np.size(ids), self.ids))
 
-        Returns:
-          The path.
-        """
-        path = Path(path)
-        arrays: dict[str, Any] = {"mean": self.mean, "axes": self.axes, "items": self.items}
-        if self.labels is not None:
-            arrays["labels"] = self.labels
-        text = json.dumps({"format": _FORMAT, "stats": self.stats, "takes": self.takes})
-        arrays["header"] = np.frombuffer(text.encode(), np.uint8)
-        arrays["model"] = np.frombuffer(self.model, np.uint8)
-        partial = path.with_name(f".{path.name}.partial")
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)
-        os.replace(partial, path)
-        return path
+    def _changed(self, stored: Stored, counts: dict[str, int], **fields: Any) -> "CompactIndex":
+        """With other rows; statistics of what was lost stay those of :func:`compress`."""
+        stats = dict(self.stats)
+        for name, count in counts.items():
+            stats[name] = stats.get(name, 0) + count
+        num = len(stored.codes)
+        stats |= {"items": num, "bytes": num_bytes(stored)}
+        stats["bytes_full"] = 4 * num * len(self.mean)
+        items, _, row_scale = stored
+        return dataclasses.replace(self, items=items, row_scale=row_scale, stats=stats, **fields)
+
+    def _nearest(self, query: np.ndarray, k: int) -> IndexNeighbours:
+        indices, similarities = nearest_stored(query, self._stored(), k)
+        return IndexNeighbours(indices, similarities, self.ids[indices])
 
 
-@renamed(batch="batch_size")
-def compress(
-    embed: Embed | None,
-    gallery: Any,
-    *,
-    dims: int | None = None,
-    variance: float = 0.99,
-    labels: Any = None,
-    held_out: Any = None,
-    held_out_labels: Any = None,
-    model: bytes = b"",
-    batch_size: int = 1024,
+def load_index(
+    path: str | os.PathLike[str], *, embed: Embed | None = None, mmap: bool = False
 ) -> CompactIndex:
-    """Cuts a gallery to the effective dimension of its embedding, and measures the loss.
-
-    Args:
-      embed: inputs `[b, ...]` to embeddings `[b, d]` (a jitted model, or :func:`load_model` of an
-        exported one); None if gallery and held_out are embeddings already. Normalised here.
-      gallery: inputs `[n, ...]`, or embeddings `[n, d]`.
-      dims: k; None takes the effective dimension at ``variance``.
-      variance: share of the variance to keep.
-      labels: integers `[n]`, classes of the gallery; states accuracies as well.
-      held_out: inputs that are not in the gallery, to state the loss on; None states it on up to
-        1,000 gallery items, each searched for among the others.
-      held_out_labels: their classes; without them a held-out loss states no accuracies.
-      model: the bytes of :func:`export_model`, to be saved with the index.
-      batch_size: inputs embedded at a time.
-
-    Returns:
-      CompactIndex. Its ``stats``: "items", "full_dims", "dims", "variance_kept", "rmse" (of the
-      gallery, per number), "bytes_full" and "bytes" (of the items in float32), "queries",
-      "neighbours_kept" (share of the 10 nearest by the whole embedding that are among the 10
-      nearest by the cut one), and with labels "knn_full", "knn_cut", "recall_1_full",
-      "recall_1_cut" and "recall_1_lost".
-
-    Raises:
-      ValueError: on NaN, labels of another length, or dims outside [1, d].
-      TypeError: if embed is no function, as when the two are in the other order.
-    """
-    if embed is not None:
-        check_function(embed, "embed", "compress(embed, gallery), or compress(None, embeddings)")
-    z = unit_rows(check_embedding(_embedded(embed, gallery, batch_size), "gallery"))
-    if labels is not None:
-        labels = check_class_labels(labels, len(z), "labels")
-    axes = principal_axes(z)
-    k = max(axes.dims(variance), 1) if dims is None else dims
-    items = axes.project(z, k).astype(np.float32)
-    shares = axes.variances / max(axes.variances.sum(), np.finfo(np.float64).tiny)
-    stats: dict[str, Any] = {
-        "items": len(z),
-        "full_dims": z.shape[1],
-        "dims": k,
-        "variance_kept": float(shares[:k].sum()),
-        "rmse": axes.error(z, k),
-        "bytes_full": 4 * z.size,
-        "bytes": 4 * items.size,
-    }
-    if held_out is None:
-        rows = np.linspace(0, len(z) - 1, min(len(z), 1000)).astype(int)
-        stats |= _loss_inside(z, items, labels, rows)
-    else:
-        query = _embedded(embed, held_out, batch_size)
-        query = unit_rows(check_embedding(query, "held_out"))
-        stats |= _loss(query, axes.project(query, k), held_out_labels, z, items, labels)
-    mean, kept = axes.mean.astype(np.float32), axes.axes[:, :k].astype(np.float32)
-    takes: Any = "embeddings" if embed is None and not model else "inputs"
-    return CompactIndex(mean, kept, items, labels, stats, embed, model, takes)
-
-
-def load_index(path: str | os.PathLike[str], embed: Embed | None = None) -> CompactIndex:
-    """Reads what :meth:`CompactIndex.save` wrote.
+    """Reads what :meth:`CompactIndex.save` wrote, versions 1 to 3 of the format.
 
     Args:
       path: the file.
       embed: the model that the gallery was embedded with; None takes the exported one of the file,
         if it holds one. Without any, an index of a model's embeddings searches embeddings only
         (:meth:`CompactIndex.search_embeddings`).
+      mmap: leave the items on disk and read them as they are searched; their checksum is then not
+        looked at. Indices that are made of this one by `add`, `remove` and `replace` are in memory.
 
     Returns:
       CompactIndex.
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: if it is another kind of file.
+      ValueError: if it is another kind of file, damaged, or of another version.
     """
-    try:
-        with np.load(path) as file:
-            arrays = dict(file)
-        header = json.loads(arrays["header"].tobytes())
-        known = header["format"] in (_FORMAT, _FORMAT_1)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # whatever numpy raises on a file that is no archive
-        raise ValueError(
-            f"{path} is no compact index ({error}); make one with compress."
-        ) from error
-    if not known:
-        raise ValueError(f"{path} has format {header['format']!r}, expected {_FORMAT!r}.")
-    model = arrays["model"].tobytes()
+    fields, header = files.read(path, mmap)
+    model = fields["model"]
     if embed is None and model:
         embed = as_function(model)
-    names = ("mean", "axes", "items")
-    mean, axes, items = (arrays[name] for name in names)
-    # Version 0.1 did not write it: with a model it is plain, without one it cannot be known.
-    takes = header.get("takes", "inputs" if model else "unknown")
-    labels = arrays.get("labels")
-    return CompactIndex(mean, axes, items, labels, header["stats"], embed, model, takes)
-
-
-def _embedded(embed: Embed | None, inputs: Any, batch_size: int) -> Any:
-    """Embeddings of all inputs; the last batch is filled up, so one shape is compiled."""
-    if embed is None:
-        return inputs
-    num = len(jax.tree.leaves(inputs)[0])
-    size = min(batch_size, num)
-    parts = []
-    for start in range(0, num, size):
-        rows = np.arange(start, start + size) % num
-        parts.append(np.asarray(embed(jax.tree.map(lambda leaf, rows=rows: leaf[rows], inputs))))
-    return np.concatenate(parts)[:num]
-
-
-def _kept(whole: np.ndarray, cut: np.ndarray) -> float:
-    """Share of the rows' entries of ``whole`` that are in the same row of ``cut``."""
-    return float((whole[:, :, None] == cut[:, None, :]).any(axis=2).mean())
-
-
-def _loss(query, cut, query_labels, z, items, labels) -> dict[str, Any]:
-    """What held-out queries lose."""
-    near = min(10, len(z))
-    found = [nearest(q, g, near).indices for q, g in ((query, z), (cut, items))]
-    stats: dict[str, Any] = {"queries": len(query), "neighbours_kept": _kept(*found)}
-    if labels is None or query_labels is None:
-        return stats
-    for name, q, g in (("full", query, z), ("cut", cut, items)):
-        data = q, query_labels, g, labels
-        stats[f"knn_{name}"] = knn_accuracy(*data, min(5, len(z)))
-        stats[f"recall_1_{name}"] = recall_at_k(*data, 1, similarity="euclidean")
-    stats["recall_1_lost"] = stats["recall_1_full"] - stats["recall_1_cut"]
-    return stats
-
-
-def _loss_inside(z: np.ndarray, items: np.ndarray, labels: Any, rows: Any) -> dict[str, Any]:
-    """What gallery items lose as queries for the others."""
-    near = min(11, len(z))
-    found = [nearest(side[rows], side, near).indices for side in (z, items)]
-    # An item is among its own nearest, unless more than 10 are equal to it.
-    others = [
-        np.stack([row[row != i][: near - 1] for row, i in zip(side, rows, strict=True)])
-        for side in found
-    ]
-    stats: dict[str, Any] = {"queries": len(rows)}
-    stats["neighbours_kept"] = _kept(*others) if near > 1 else 1.0
-    if labels is None or near == 1:
-        return stats
-    for name, side in zip(("full", "cut"), others, strict=True):
-        classes = labels[side]
-        stats[f"knn_{name}"] = float((vote(classes[:, :5]) == labels[rows]).mean())
-        stats[f"recall_1_{name}"] = float((classes[:, 0] == labels[rows]).mean())
-    stats["recall_1_lost"] = stats["recall_1_full"] - stats["recall_1_cut"]
-    return stats
+    return CompactIndex(
+        **fields,
+        stats=header["stats"],
+        embed=embed,
+        # Version 0.1 did not write it: with a model it is plain, without one it cannot be known.
+        takes=header.get("takes", "inputs" if model else "unknown"),
+        storage=header.get("storage", "float32"),
+    )

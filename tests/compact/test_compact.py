@@ -129,7 +129,7 @@ def test_an_index_without_its_model_does_not_take_inputs_for_embeddings(tmp_path
         ):
             call(y[:9])
     np.testing.assert_array_equal(again.search_embeddings(embed(y[:9]), 3).indices, want)
-    with_model = load_index(tmp_path / "index.npz", embed)
+    with_model = load_index(tmp_path / "index.npz", embed=embed)
     np.testing.assert_array_equal(with_model.search(y[:9], 3).indices, want)
     # Saved again and read again, it still knows.
     twice = load_index(again.save(tmp_path / "again.npz"))
@@ -160,7 +160,7 @@ def test_a_file_of_version_0_1_cannot_say_and_is_asked(tmp_path):
     with pytest.raises(ValueError, match=r"does not say whether.*search_embeddings"):
         old.search(y[:3])
     assert old.search_embeddings(y[:3], 1).indices[:, 0].tolist() == [0, 1, 2]
-    assert load_index(tmp_path / "old.npz", lambda x: x).search(y[:3], 1).indices[2, 0] == 2
+    assert load_index(tmp_path / "old.npz", embed=lambda x: x).search(y[:3], 1).indices[2, 0] == 2
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-13, 1e30])

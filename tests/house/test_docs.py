@@ -242,6 +242,7 @@ def test_the_extras_are_explained():
         "text",
         "weights",
         "export",
+        "faiss",
         "tpu",
         "test",
         "docs",
