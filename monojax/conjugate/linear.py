@@ -31,14 +31,29 @@ def varying_like(tree: Any, *refs: jax.Array) -> Any:
     return jax.tree.map(one, tree)
 
 
-def where_needed(need: jax.Array, value: jax.Array, better: Callable[[], jax.Array]) -> jax.Array:
-    """``better()`` where ``need``, else ``value``; a batch without any need pays nothing.
+def where_needed(
+    need: jax.Array, value: jax.Array, better: Callable[[Any], jax.Array], inputs: Any
+) -> jax.Array:
+    """``better(inputs)`` where ``need``, else ``value``; a batch without any need pays nothing.
 
-    A loop of at most one turn: `jax.lax.cond` under `jax.vmap` computes both sides always.
+    A loop of at most one turn: `jax.lax.cond` under `jax.vmap` computes both sides always. What
+    does not depend on the loop's state XLA takes out of the loop and computes always, too:
+    whatever is costly must come from ``inputs``, which are 0 where there is no need.
+
+    Args:
+      need: `[]` bool.
+      value: any shape.
+      better: map of ``inputs`` to the shape of ``value``; closes over what is cheap alone.
+      inputs: pytree of arrays.
+
+    Returns:
+      As ``value``.
     """
 
     def once(state):
-        return better(), jnp.zeros_like(state[1])
+        _, wanted = state
+        given = jax.tree.map(lambda a: jnp.where(wanted, a, jnp.zeros_like(a)), inputs)
+        return better(given), jnp.zeros_like(wanted)
 
     start = varying_like((value, need), value, need)
     return jax.lax.while_loop(lambda state: state[1], once, start)[0]
@@ -90,33 +105,37 @@ def floored_solve(matrix: jax.Array, b: jax.Array, floor: Any) -> jax.Array:
       `[d]`.
     """
 
-    def by_eigenvalues():
+    def by_eigenvalues(matrix):
         values, vectors = jnp.linalg.eigh(matrix)
         return vectors @ ((b @ vectors) / jnp.maximum(values, floor))
 
     lost = jnp.finfo(matrix.dtype).eps * jnp.trace(matrix) > LOST * floor
-    return where_needed(lost, dense_solve(matrix, b), by_eigenvalues)
+    return where_needed(lost, dense_solve(matrix, b), by_eigenvalues, matrix)
 
 
-def factored_solve(factor: jax.Array, floor: jax.Array, b: jax.Array) -> jax.Array:
-    """Solves ``(factor' factor + floor I) u = b``, by QR of the factors where that matters.
+def factored_solve(
+    gram: jax.Array, factor: Callable[[Any], jax.Array], terms: Any, floor: jax.Array, b: jax.Array
+) -> jax.Array:
+    """Solves ``(B'B + floor I) u = b``, by QR of the factors where that matters.
 
     Args:
-      factor: shape `[n, d]`.
+      gram: B'B, shape `[d, d]`.
+      factor: map of ``terms`` to B, shape `[n, d]`; used where ``gram`` is too rough.
+      terms: pytree of arrays.
       floor: `[]`, > 0.
       b: shape `[d]`.
 
     Returns:
       `[d]`.
     """
-    eye = jnp.eye(factor.shape[1], dtype=factor.dtype)
+    eye = jnp.eye(gram.shape[0], dtype=gram.dtype)
 
-    def by_factors():
-        r = jnp.linalg.qr(jnp.concatenate([factor, jnp.sqrt(floor) * eye]), mode="r")
+    def by_factors(terms):
+        r = jnp.linalg.qr(jnp.concatenate([factor(terms), jnp.sqrt(floor) * eye]), mode="r")
         return jax.scipy.linalg.cho_solve((r, False), b)
 
-    lost = jnp.finfo(factor.dtype).eps * jnp.sum(jnp.square(factor)) > LOST * floor
-    return where_needed(lost, dense_solve(factor.T @ factor + floor * eye, b), by_factors)
+    lost = jnp.finfo(gram.dtype).eps * jnp.trace(gram) > LOST * floor
+    return where_needed(lost, dense_solve(gram + floor * eye, b), by_factors, terms)
 
 
 def factored_gradients(

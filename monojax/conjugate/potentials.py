@@ -204,7 +204,9 @@ class ScaledICNN(Potential):
             )
         root = jnp.sqrt(weight)
         if y.shape[0] < CG_FROM:
-            return factored_solve(root * self.net.factor_at(core, terms), c, b)
+            gram = weight * self.net.hessian_at(core, terms)
+            factor = lambda terms: root * self.net.factor_at(core, terms)
+            return factored_solve(gram, factor, terms, c, b)
         forward, backward = self.net.products_at(core, terms)
         return factored_gradients(
             lambda v: root * forward(v),

@@ -158,7 +158,7 @@ def test_systems_keep_the_small_curvature(ratio):
     matrix = factor.astype(float).T @ factor + floor * np.eye(6)
     want = np.linalg.solve(matrix, b.astype(float))
     size = np.linalg.norm(b) / floor
-    by_qr = jax.jit(factored_solve)(factor, floor, b)
+    by_qr = jax.jit(lambda f, c, b: factored_solve(f.T @ f, lambda f: f, f, c, b))(factor, floor, b)
     by_cg = jax.jit(
         lambda f, c, b: factored_gradients(lambda v: f @ v, lambda u: f.T @ u, c, b, 1e-6, 60)
     )(factor, floor, b)
@@ -225,3 +225,17 @@ def test_inverses_of_the_other_networks_state_their_error(core):
     assert (np.linalg.norm(back - y, axis=1) <= info.error_bound + 2e-3 * 10 / 0.1).all()
     with pytest.raises(TypeError, match="reduce"):
         ConvBLNN((2,), 0.5, 1.0, pool="mean")
+
+
+def test_the_safer_solve_costs_nothing_where_it_is_not_needed():
+    """XLA takes what does not depend on a loop's state out of it: no QR before the loop."""
+    factor, b = jnp.ones((4, 20, 6)), jnp.ones((4, 6))
+    one = lambda f, b: factored_solve(f.T @ f, lambda f: f, f, jnp.float32(0.1), b)
+    matrix = jnp.broadcast_to(jnp.eye(6), (4, 6, 6))
+    for fn, args, name in (
+        (one, (factor, b), "geqrf"),
+        (lambda m, b: floored_solve(m, b, jnp.float32(0.1)), (matrix, b), "syevd"),
+    ):
+        text = jax.jit(jax.vmap(fn)).lower(*args).compile().as_text()
+        assert name in text.lower()
+        assert name not in text[text.index("\nENTRY") :].lower()
