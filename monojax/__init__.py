@@ -66,6 +66,7 @@ __all__ = [
     "data_mixup_points",
     "data_range",
     "discover_monotone",
+    "estimators",
     "export",
     "exporting",
     "group_penalty",
@@ -95,7 +96,7 @@ __all__ = [
 __version__ = _metadata.version("monojax")
 
 # Imported when they are first asked for, so that `import monojax` stays cheap.
-_LATER = ("data", "models", "training")
+_LATER = ("data", "estimators", "models", "training")
 _registry.publish(__name__)
 _registry.publish_later("monojax.models")
 

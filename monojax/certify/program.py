@@ -235,11 +235,28 @@ def program_hash(fn: Callable, width: int) -> str:
       Hexadecimal digits.
     """
     with compat.enable_x64():
-        closed = gradient_program(fn, jax.ShapeDtypeStruct((width,), jnp.float64))
-        digest = hashlib.sha256(_text(closed.jaxpr).encode())
-        for constant in map(np.asarray, _numbers(closed)):
-            digest.update(f"{constant.shape} {constant.dtype}".encode())
-            digest.update(np.ascontiguousarray(constant).tobytes())
+        return _digest(gradient_program(fn, jax.ShapeDtypeStruct((width,), jnp.float64)))
+
+
+def function_hash(fn: Callable, width: int) -> str:
+    """Hash of a function's own equations and constants, of which no derivative is asked.
+
+    Args:
+      fn: map of ONE example float `[d]`; it may hold solvers.
+      width: d.
+
+    Returns:
+      Hexadecimal digits.
+    """
+    with compat.enable_x64():
+        return _digest(jax.make_jaxpr(fn)(jax.ShapeDtypeStruct((width,), jnp.float64)))
+
+
+def _digest(closed: compat.ClosedJaxpr) -> str:
+    digest = hashlib.sha256(_text(closed.jaxpr).encode())
+    for constant in map(np.asarray, _numbers(closed)):
+        digest.update(f"{constant.shape} {constant.dtype}".encode())
+        digest.update(np.ascontiguousarray(constant).tobytes())
     return digest.hexdigest()
 
 

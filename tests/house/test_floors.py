@@ -20,6 +20,7 @@ FLOORS = (
     {"attribution", "metrics"},
     {"compact"},
     {"certify"},
+    {"estimators"},
 )
 """From the ground up: a room imports rooms of the floors below it alone."""
 
