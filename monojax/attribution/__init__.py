@@ -17,11 +17,14 @@ from monojax.attribution.methods import (
     split_lrp,
 )
 from monojax.attribution.rollout import attention_rollout, attention_weights
+from monojax.attribution.together import Explanation, explain
 
 __all__ = [
+    "Explanation",
     "at_layers",
     "attention_rollout",
     "attention_weights",
+    "explain",
     "grad_cam",
     "grad_cam_pp",
     "gradient",
