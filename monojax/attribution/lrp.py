@@ -29,6 +29,16 @@ def _stable(z: jax.Array, epsilon: float) -> jax.Array:
     return z + jnp.where(z >= 0, epsilon, -epsilon)
 
 
+def _unresolved(total: jax.Array) -> jax.Array | float:
+    """What rounding leaves of a positive part that is 0, in half precision: noise, not a part.
+
+    The quotient by it left float16's range and was multiplied by a slope of 0. Other dtypes have
+    the range for it.
+    """
+    info = jnp.finfo(total.dtype)
+    return float(info.eps) * total if info.bits < 32 else 0.0
+
+
 class LRP(Mode):
     """Relevance rules; the mass |W| |x| + |b| gives the positive and negative parts."""
 
@@ -66,7 +76,10 @@ class LRP(Mode):
         else:  # gamma favours the part of the output's own sign
             positive, negative = f + self.gamma * (x.t + f) / 2, f - self.gamma * (x.t - f) / 2
             below = jnp.where(f > 0, positive, negative)
-        out = with_slope(below, jax.lax.stop_gradient(f / _stable(below, self.epsilon)))
+        divisor = _stable(below, self.epsilon)
+        if self.rule == "zplus":
+            divisor = jnp.maximum(divisor, _unresolved(x.t))
+        out = with_slope(below, jax.lax.stop_gradient(f / divisor))
         return Pair(with_value(out, jax.lax.stop_gradient(f)))
 
 

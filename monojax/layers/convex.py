@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from monojax.base.checks import check_widths, choose, one_of
+from monojax.base.renamed import renamed
 from monojax.conjugate.activations import Activation, as_activation, softplus
 from monojax.conjugate.icnn import WEIGHT_MAPS, ICNNPotential
 from monojax.layers.guarantee import Frozen, Guaranteed
@@ -104,6 +105,7 @@ def check_features(features: Sequence[int]) -> tuple[int, ...]:
     return check_widths(features)
 
 
+@renamed(reparam="weight_map")
 class ICNN(Guaranteed):
     r"""A scalar function convex in its input: maps `[..., d]` to `[...]`.
 

@@ -22,6 +22,7 @@ from monojax.layers.spectral import gram_bound
 KINDS = ("convex", "monotone")
 
 
+@renamed(reparam="weight_map")
 class ConvexMLP(Guaranteed):
     r"""Several outputs, each convex in the input: :class:`monojax.layers.ICNN` with a wide end.
 

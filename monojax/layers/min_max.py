@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from monojax.base.checks import check_width
+from monojax.base.renamed import renamed
 from monojax.layers.guarantee import Guaranteed
 from monojax.layers.lipschitz_common import length, prepare, weight
 from monojax.layers.monotone import signed_inputs
@@ -17,6 +18,7 @@ LIMIT = 1e6
 """Of the linear functions: rounding of larger ones would be larger than what is smoothed."""
 
 
+@renamed(reparam="weight_map")
 class SmoothMinMax(Guaranteed):
     r"""Smooth min-max network: monotone, universal with one layer, no unit without a gradient.
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from monojax.base.checks import check_width, check_widths
+from monojax.base.renamed import renamed
 from monojax.layers.guarantee import Guaranteed
 from monojax.layers.lipschitz_common import prepare, weight
 from monojax.layers.monotone import signed_inputs
@@ -22,6 +23,10 @@ def leaky_clip(t: jax.Array) -> jax.Array:
     return (1 - LEAK) * jnp.clip(t, 0, 1) + LEAK * t
 
 
+@renamed(
+    reparam="the monotone weights are exponentials, as published; what is named weight_map now is "
+    "an option of MonotoneMLP and SmoothMinMax."
+)
 class ScalableMonotoneNetwork(Guaranteed):
     r"""SMNN: monotone in the inputs with a direction, any function of the free ones.
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from monojax.base import compat
-from monojax.base.checks import is_concrete, one_of
+from monojax.base.checks import check_function, is_concrete, one_of
 from monojax.splitting import (  # noqa: F401  the table
     rules_calls,
     rules_linear,
@@ -61,10 +61,11 @@ def trace(fn: Callable[..., Any], x: Any, args: tuple[Any, ...]) -> Traced:
       Traced.
 
     Raises:
-      TypeError: if a leaf of x is not floating point.
+      TypeError: if fn is no function, or a leaf of x is not floating point.
       ValueError: on NaN in x; if fn cannot be traced at x: a batch where fn takes one example, an
         image with its axes in another order, a module in train mode.
     """
+    check_function(fn, "fn", "it as lambda x: net.apply(params, x)")
     leaves, x_tree = jax.tree.flatten(x)
     leaves = [_float_leaf(leaf) for leaf in leaves]
     arg_leaves, arg_tree = jax.tree.flatten(args)
@@ -153,6 +154,7 @@ class SplitFunction:
         self, fn: Callable[..., Any], pool: str, recentre: Any, input: str, freeze: Any = ()
     ):
         """Takes what :func:`split` takes."""
+        check_function(fn, "fn", "mj.split(lambda x: net.apply(params, x))")
         self._fn, self._pool, self._input = fn, pool, input
         self._strategy, self._shifts = check_options(pool, recentre, input)
         self._freeze = check_freeze(freeze)

@@ -270,3 +270,23 @@ def test_maps_have_the_inputs_dtype(dtype):
         assert (found.shape, found.dtype) == ((8, 9), dtype), name
     large = jax.eval_shape(lambda a: attribution.resize(a, (16, 18)), x[0])
     assert large.dtype == dtype
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_zplus_in_float16_stays_in_range(sign):
+    """A unit without a positive part: its quotient left float16's range (inf times 0, NaN)."""
+    rng = np.random.default_rng(0)
+    draws = [(rng.normal(size=(8, 16)), rng.normal(size=16), rng.normal(size=16)) for _ in range(8)]
+
+    def fn(x, w, b, v):
+        return sign * (jax.nn.relu(x @ (0.5 * w) + 0.2 * b) @ v)
+
+    relevance = jax.jit(
+        lambda x, *args: attribution.lrp(fn, x, 0, args=args, rule="zplus", reduce="none")
+    )
+    for i, (w, b, v) in enumerate(draws):
+        v = -np.abs(v) if i % 2 else v  # all that comes in is negative
+        arrays = [jnp.asarray(a, "float16") for a in (rng.normal(size=8), w, b, v)]
+        got = np.asarray(relevance(*arrays), np.float64)
+        want = np.asarray(relevance(*(a.astype("float32") for a in arrays)), np.float64)
+        np.testing.assert_allclose(got, want, atol=0.05 * abs(want).max() + 1e-6)

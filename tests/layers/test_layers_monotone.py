@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from monojax import layers
 from monojax.layers import MonotoneHead, MonotoneMLP
 from monojax.layers.monotone import BOUNDED, MOMENTS, RELU_MEAN, RELU_VARIANCE
 
@@ -281,6 +282,13 @@ def test_bad_arguments_are_named():
         MonotoneMLP((4, 1), reparam="square")
     with pytest.raises(TypeError, match=r"squared, as published.*named weight_map.*MonotoneMLP"):
         MonotoneHead(4, reparam="square")
+    for make in (lambda **o: layers.ConvexMLP((3,), **o), lambda **o: layers.ICNN((3,), **o)):
+        with pytest.raises(TypeError, match="'reparam' is named 'weight_map' now"):
+            make(reparam="square")
+    with pytest.raises(TypeError, match="'reparam' is named 'weight_map' now"):
+        layers.SmoothMinMax(reparam="square")
+    with pytest.raises(TypeError, match="exponentials, as published"):
+        layers.ScalableMonotoneNetwork((3,), reparam="exp")
     with pytest.raises(ValueError, match="'clip' is named 'clamp' now"):
         MonotoneMLP((4, 1), weight_map="clip").init(KEY, x)
     with pytest.raises(ValueError, match="cannot be traced"):

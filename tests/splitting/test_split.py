@@ -331,3 +331,18 @@ def test_old_names_say_the_new_one():
 def test_every_public_name_is_documented():
     for name in mj.splitting.__all__:
         assert getattr(mj.splitting, name).__doc__, name
+
+
+@pytest.mark.parametrize("given", [{"params": {"kernel": 1.0}}, jnp.ones(3), None])
+def test_parameters_in_the_place_of_the_function(given):
+    for call in (
+        lambda: mj.split(given),
+        lambda: calibrate(given, jnp.ones(3)),
+        lambda: mj.split_report(given, jnp.ones(3)),
+        lambda: mj.attribution.lrp(given, jnp.ones(3), 0),
+        lambda: mj.attribution.attention_rollout(given, jnp.ones(3)),
+    ):
+        with pytest.raises(
+            TypeError, match=r"fn must be a function, got .*net\.apply\(params, x\)"
+        ):
+            call()
