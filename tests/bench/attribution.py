@@ -1,6 +1,7 @@
 """epsilon-LRP against zennit, and the metrics' own cost against quantus, in one run.
 
 PYTHONPATH=. python tests/bench/attribution.py [--batch 16] [--repeats 5] [--networks vgg16,linear]
+    [--removal_only]  # selectivity and pixel flipping, whose time is the network's forward pass
 
 Needs the oracles of BUILD.md (torch, zennit, quantus). VGG16 with the same weights on both sides,
 float32, all cores. Overhead is what a metric costs beside the model's calls: the metric's time on
@@ -150,7 +151,7 @@ def row(name, theirs, their_model, ours, our_model):
           flush=True)  # fmt: skip
 
 
-def race_metrics(fn, variables, net, images, labels, repeats):
+def race_metrics(fn, variables, net, images, labels, repeats, removal_only=False):
     """Each metric on the same maps."""
     import quantus
 
@@ -202,6 +203,8 @@ def race_metrics(fn, variables, net, images, labels, repeats):
         )
         alone = ours(many, images)
         row(name, whole, model, ours(programs[name], images, labels, maps), alone)
+    if removal_only:
+        return
     for name, one, metric in (
         ("AttributionLocalisation", metrics.attribution_localisation,
          quantus.AttributionLocalisation(**options)),
@@ -251,6 +254,7 @@ def main():
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--networks", default="vgg16,linear")
+    parser.add_argument("--removal_only", action="store_true")
     options = parser.parse_args()
     library = declare_torchvision_operators()
     rng = np.random.default_rng(0)
@@ -261,11 +265,13 @@ def main():
     print("|---|---|---|---|")
     if "vgg16" in options.networks:
         nets = networks(options.size)
-        race_lrp(*nets, images, labels, options.repeats)
-        race_metrics(*nets, images, labels, options.repeats)
+        if not options.removal_only:
+            race_lrp(*nets, images, labels, options.repeats)
+        race_metrics(*nets, images, labels, options.repeats, options.removal_only)
     if "linear" in options.networks:
         print("| on one linear layer: | | | |")
-        race_metrics(*linear_networks(options.size), images, labels % 10, options.repeats)
+        few = (images, labels % 10, options.repeats, options.removal_only)
+        race_metrics(*linear_networks(options.size), *few)
     del library
 
 

@@ -1,6 +1,6 @@
 r"""Ratios of the training step with a penalty to the plain step, and to PyTorch's usual form.
 
-python tests/bench/penalties.py [--repeats 60]
+python tests/bench/penalties.py [--repeats 60] [--points train,random,mixup]
 
 Everything is timed in turn in one process: median after warm-up, results waited for; compile time
 apart. The penalty is asked of the batch's own points ("train", one shared forward pass) and of
@@ -120,7 +120,7 @@ def medians(calls, repeats, pause=0.0):
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def steps_table(repeats):
+def steps_table(repeats, points):
     """The table of step ratios."""
     header = ["D", "\\|M\\|", "step", "ms", "times plain", "FLOPs times plain", "compile s"]
     table = Table([*header, "torch / ours"], f"batch {BATCH}, MLP 256-256")
@@ -130,7 +130,7 @@ def steps_table(repeats):
         y = jnp.sin(x).mean(axis=1)
         kinds = [
             ("plain", ""),
-            *((w, r) for w in ("train", "random", "mixup") for r in ("mean", "max")),
+            *((w, r) for w in points for r in ("mean", "max")),
         ]
         built = {kind: compiled(directions, *kind, x, y) for kind in kinds}
         calls = {kind: call for kind, (call, _, _) in built.items()}
@@ -176,7 +176,8 @@ def metric_table(repeats):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=60)
-    repeats = parser.parse_args().repeats
-    print(steps_table(repeats).markdown())
-    print(metric_table(repeats).markdown())
+    parser.add_argument("--points", default="train,random,mixup")
+    options = parser.parse_args()
+    print(steps_table(options.repeats, options.points.split(",")).markdown())
+    print(metric_table(options.repeats).markdown())
     print(machine())
