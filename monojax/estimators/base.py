@@ -25,6 +25,8 @@ _validation: Any = require("sklearn.utils.validation", "sklearn")
 _utils: Any = require("sklearn.utils", "sklearn")
 BaseEstimator: Any = _sklearn.BaseEstimator
 
+MEMBERS = 8
+"""Networks that are averaged, unless said otherwise."""
 FEWEST_HELD_OUT = 5
 """Fewer held-out rows than this say nothing: then no row is held out."""
 
@@ -42,7 +44,7 @@ class MonotoneEstimator(BaseEstimator):
     validation_fraction: float
     early_stopping: bool
     patience: int
-    members: int
+    members: int | None
     penalty_weight: float
     certify_rounds: int
     certify_budget: int
@@ -56,6 +58,7 @@ class MonotoneEstimator(BaseEstimator):
     net_: Net
     params_: Any
     certificate_: Certificate | None
+    method_: str
 
     def __sklearn_tags__(self) -> Any:
         """Missing values are allowed by the policy "indicator"."""
@@ -67,8 +70,10 @@ class MonotoneEstimator(BaseEstimator):
     def _check_options(self) -> None:
         check_widths(self.hidden, "hidden")
         one_of(self.method, METHODS, "method")
-        for name in ("max_epochs", "batch_size", "patience", "members", "certify_budget"):
+        for name in ("max_epochs", "batch_size", "patience", "certify_budget"):
             check_width(getattr(self, name), name)
+        if self.members is not None:
+            check_width(self.members, "members")
         if self.certify_rounds:
             check_width(self.certify_rounds, "certify_rounds")
             if self.method != "penalty":
@@ -109,6 +114,8 @@ class MonotoneEstimator(BaseEstimator):
     def _counting(self, table: Any, y: np.ndarray, weights: np.ndarray) -> tuple:
         """Rows with a weight: those of weight 0 are as if they were not there."""
         keep = weights > 0
+        if keep.sum() < 2:
+            raise ValueError(f"n_samples={keep.sum()}: at least 2 rows with a weight are needed.")
         if keep.all():
             return table, y, weights
         kept = table.iloc[np.flatnonzero(keep)] if is_frame(table) else table[keep]
@@ -135,8 +142,6 @@ class MonotoneEstimator(BaseEstimator):
           loss: of `losses.row_losses`.
           classes: number of classes, 0 for regression.
         """
-        if len(y) < 2:
-            raise ValueError(f"n_samples={len(y)}: at least 2 rows are needed to fit.")
         warm = self.warm_start and hasattr(self, "params_")
         if not warm:
             self.columns_ = self._fit_columns(table, weights)
@@ -149,15 +154,16 @@ class MonotoneEstimator(BaseEstimator):
         outputs = classes if loss == "softmax" else 1
         names = ("lmn", "mlp") if self.method == "auto" else (self.method,)
         if warm:
-            names = (self.net_.method,)
-        if not any(self.columns_.directions) and self.method != "penalty":
-            names = names[:1]
+            names = (self.method_,)
+        free = not any(self.columns_.directions)
         tried = []
         for name in names:
-            net = Net(name, tuple(int(w) for w in self.hidden), self.columns_.directions, outputs)
+            # One plain network, and one compilation, where "bilipschitz" has nothing to hold.
+            kind = "penalty" if free and name == "bilipschitz" else name
+            net = Net(kind, tuple(int(w) for w in self.hidden), self.columns_.directions, outputs)
             tried.append((self._one(net, loss, seed, train, valid, steps, len(held), warm), net))
         fitted, self.net_ = min(tried, key=lambda pair: pair[0].best_loss)
-        self.method_ = self.net_.method
+        self.method_ = self.net_.method if self.method == "auto" else self.method
         self.params_ = fitted.params
         self.loss_curve_ = fitted.history[:, 0].tolist()
         self.validation_curve_ = fitted.history[:, 1].tolist() if len(held) else None
@@ -168,7 +174,8 @@ class MonotoneEstimator(BaseEstimator):
         """One network, trained."""
         task = training.Task(net, loss, not net.guaranteed)
         start_key, key = jax.random.split(jax.random.key(seed))
-        start = training.initial(net, self.members, start_key, jnp.float32(self.link_.start))
+        members = self.members or (1 if net.method == "penalty" else MEMBERS)
+        start = training.initial(net, int(members), start_key, jnp.float32(self.link_.start))
         if warm:
             params = jax.tree.map(jnp.asarray, self.params_)
             start = training.Start(params, start.rule)

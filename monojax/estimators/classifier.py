@@ -36,7 +36,7 @@ class MonotoneClassifier(ClassifierMixin, MonotoneEstimator):
       validation_fraction: share of the rows of each class held out for early stopping.
       early_stopping: whether to hold out rows.
       patience: epochs without improvement before it stops.
-      members: networks that are trained side by side and averaged.
+      members: networks that are trained side by side and averaged; None is 8, 1 for "penalty".
       penalty_weight: weight of the gradient penalty ("penalty").
       certify_rounds: rounds of training towards a certificate ("penalty").
       certify_budget: boxes of the certificate in each round.
@@ -61,7 +61,7 @@ class MonotoneClassifier(ClassifierMixin, MonotoneEstimator):
         validation_fraction: float = 0.1,
         early_stopping: bool = True,
         patience: int = 30,
-        members: int = 1,
+        members: int | None = None,
         penalty_weight: float = 10.0,
         certify_rounds: int = 0,
         certify_budget: int = 10_000,
@@ -171,7 +171,8 @@ class MonotoneClassifier(ClassifierMixin, MonotoneEstimator):
         Returns:
           float64 `[n, K]`, in the order of ``classes_``; rows sum to 1.
         """
-        scores = self.link_.scores(self._outputs(X))
+        outputs = self._outputs(X)
+        scores = self.link_.scores(outputs)
         if self.link_.loss == "softmax":
             powers = np.exp(scores - scores.max(axis=1, keepdims=True))
             return np.asarray(powers / powers.sum(axis=1, keepdims=True))
@@ -215,4 +216,5 @@ class MonotoneClassifier(ClassifierMixin, MonotoneEstimator):
         Returns:
           Classes `[n]`.
         """
-        return np.asarray(self.classes_[np.argmax(self.predict_proba(X), axis=1)])
+        likeliest = np.argmax(self.predict_proba(X), axis=1)
+        return np.asarray(self.classes_[likeliest])

@@ -51,7 +51,8 @@ class MonotoneRegressor(RegressorMixin, MonotoneEstimator):
       early_stopping: whether to hold out rows, stop when they no longer improve, and keep the best
         parameters.
       patience: epochs without improvement before it stops.
-      members: networks that are trained side by side from different starts, and averaged.
+      members: networks that are trained side by side from different starts, and averaged; None is
+        8, and 1 for "penalty", whose certificate costs more with more of them.
       penalty_weight: weight of the gradient penalty ("penalty").
       certify_rounds: rounds of training towards a certificate ("penalty"): after each failure
         training goes on with the penalty where it was refuted or open.
@@ -82,7 +83,7 @@ class MonotoneRegressor(RegressorMixin, MonotoneEstimator):
         validation_fraction: float = 0.1,
         early_stopping: bool = True,
         patience: int = 30,
-        members: int = 1,
+        members: int | None = None,
         penalty_weight: float = 10.0,
         certify_rounds: int = 0,
         certify_budget: int = 10_000,
@@ -151,9 +152,7 @@ class MonotoneRegressor(RegressorMixin, MonotoneEstimator):
             ) from error
         if not np.isfinite(numbers).all():
             count = (~np.isfinite(numbers)).sum()
-            raise ValueError(
-                f"y has NaN or infinity in {count} rows; drop them: Input contains NaN."
-            )
+            raise ValueError(f"y contains NaN or infinity in {count} rows; drop them.")
         return numbers
 
     def _check_targets(self, y: np.ndarray) -> None:
@@ -175,4 +174,5 @@ class MonotoneRegressor(RegressorMixin, MonotoneEstimator):
         Returns:
           float64 `[n]`, in the target's units.
         """
-        return np.asarray(self.link_.means(self._outputs(X))[:, 0])
+        outputs = self._outputs(X)
+        return np.asarray(self.link_.means(outputs)[:, 0])

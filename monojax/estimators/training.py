@@ -102,7 +102,12 @@ class Start(NamedTuple):
     rule: Any
 
 
-@functools.partial(jax.jit, static_argnames=("net", "members"))
+# Run once: an optimised program would cost more than it saves.
+@functools.partial(
+    jax.jit,
+    static_argnames=("net", "members"),
+    compiler_options={"xla_backend_optimization_level": 0},
+)
 def initial(net: Net, members: int, key: jax.Array, steps: jax.Array) -> Start:
     """Fresh parameters `[members, ...]` and the optimiser's state."""
     example = jnp.zeros((1, len(net.directions)))
