@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-sklearn = pytest.importorskip("sklearn", reason="the estimators need the extra sklearn")
+pytest.importorskip("sklearn", reason="the estimators need the extra sklearn")
+
+from sklearn.base import clone
 
 import monojax as mj
 from monojax.estimators import MonotoneClassifier, MonotoneRegressor, training
@@ -92,10 +94,10 @@ def test_random_parameters_keep_the_directions_too(fitted, method):
     model = fitted(method)
     rng = np.random.default_rng(3)
     wild = lambda leaf: (leaf + rng.normal(size=leaf.shape)).astype(leaf.dtype)
-    other = sklearn.base.clone(model)
+    other = clone(model)
     other.__dict__.update(model.__dict__)
     other.params_ = jax.tree.map(wild, model.params_)
-    x, y = table()
+    x, _ = table()
     worst = 0.0
     for column, grid in enumerate(sweeps(x.min(axis=0), x.max(axis=0))):
         made = other.predict(grid.reshape(-1, 3)).reshape(grid.shape[:2])
@@ -115,7 +117,7 @@ def test_certificate_by_construction(fitted, method):
     again = mj.Certificate.from_json(found.to_json())
     assert again.verify(model.certified_function())
     assert model.certified_inputs_ == ("x0", "x1", "x2")
-    changed = sklearn.base.clone(model)
+    changed = clone(model)
     changed.__dict__.update(model.__dict__)
     changed.params_ = jax.tree.map(lambda leaf: leaf * 1.5, model.params_)
     assert not again.verify(changed.certified_function())
@@ -271,7 +273,7 @@ def test_round_trips(fitted):
     model = fitted("lmn")
     x, _ = table(n=30, seed=8)
     assert (pickle.loads(pickle.dumps(model)).predict(x) == model.predict(x)).all()
-    copy = sklearn.base.clone(model)
+    copy = clone(model)
     assert copy.get_params() == model.get_params() and not hasattr(copy, "params_")
 
 
@@ -435,7 +437,7 @@ def test_ordered_loss_is_the_likelihood():
 
 
 def test_refused_after_the_fit(fitted):
-    model, (x, y) = fitted("mlp"), table()
+    model, (x, _) = fitted("mlp"), table()
     with pytest.raises(ValueError, match=r"budget must be an integer >= 1"):
         model.certify(budget=0)
     with pytest.raises(ValueError, match=r"X has 2 features, but"):

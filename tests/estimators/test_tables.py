@@ -1,9 +1,9 @@
-"""Tables as people have them, and wrong input: what is read, what is refused and with which words."""
+"""Tables as people have them, and wrong input: what is read, what is refused, in which words."""
 
 import numpy as np
 import pytest
 
-sklearn = pytest.importorskip("sklearn", reason="the estimators need the extra sklearn")
+pytest.importorskip("sklearn", reason="the estimators need the extra sklearn")
 
 from monojax.estimators import MonotoneClassifier, MonotoneRegressor
 from monojax.estimators.columns import fit_columns
