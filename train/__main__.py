@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from monojax.data import MissingDataError
     from monojax.training import CheckpointError, WorkdirError
-    from train.hosts import Several
+    from train.launch.hosts import Several
 
     several = Several(command.typed)
     try:

@@ -35,16 +35,19 @@ class Entry(NamedTuple):
     """What it is, in a few words."""
     several_hosts: bool = False
     """A `ParallelExperiment`."""
+    module: str = ""
+    """Where it is, if not at ``train.NAME``."""
     dry_run: str = ""
     """Module whose ``run(config, directory, target)`` compiles its step for absent devices."""
 
 
 EXPERIMENTS = {
+    "csv": Entry("a person's own table, and new rows scored", module="train.tabular.own"),
     "difference": Entry("digits by a difference of two convex or two monotone networks"),
     "explain": Entry("every method's maps of photographs, judged"),
     "groups": Entry("classes read off the maps alone, and whether unfamiliar inputs are noticed"),
     "imagenet": Entry(
-        "ImageNet with the group penalty, on many hosts", True, "train.imagenet.dry_run"
+        "ImageNet with the group penalty, on many hosts", True, dry_run="train.imagenet.dry_run"
     ),
     "lipschitz_fits": Entry("fits under a Lipschitz constant, by nine kinds of networks"),
     "minilm_golden": Entry("MiniLM's published numbers"),
@@ -52,6 +55,7 @@ EXPERIMENTS = {
     "occlusion": Entry("what classifiers see of images covered but for a map"),
     "penalties": Entry("the gradient penalty on tables: regions compared"),
     "sphere": Entry("where random points and their mixtures lie"),
+    "tabular": Entry("the partially monotone benchmark: networks against boosted trees"),
     "tokens": Entry("which tokens matter to a transformer"),
 }
 
@@ -85,5 +89,4 @@ def load(name: str) -> Experiment:
     Raises:
       ValueError: on another name.
     """
-    find(name)
-    return cast(Experiment, importlib.import_module(f"train.{name}"))
+    return cast(Experiment, importlib.import_module(find(name).module or f"train.{name}"))

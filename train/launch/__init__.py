@@ -1,0 +1,1 @@
+"""Starting a run on several hosts: scripts, and what each host does first."""
