@@ -206,6 +206,8 @@ def _assign(node: Any, name: str, value: str, key: str) -> None:
         new = ast.literal_eval(value)
     except (ValueError, SyntaxError):
         new = value
+    if isinstance(old, str) and not isinstance(new, str):
+        new = value  # a text may look like a number or a tuple: 2024, or 'a','b'
     if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
         new = float(new)
     if isinstance(old, tuple) and isinstance(new, list):
