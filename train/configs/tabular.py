@@ -17,8 +17,6 @@ def get_config(mode="full"):
     c.experiment, c.mode = "tabular", mode
     c.seed = 0
     c.rows = ROWS
-    c.folds = 5  # of the training part, by which candidates and epochs are chosen
-    c.trees = 400  # at most; the number is chosen like epochs
     c.certify_budget = 2000  # boxes, for networks that are not monotone by form
     c.bootstrap_draws = 2000  # over test rows
     c.reuse = ""  # another run's directory, whose finished cells with the same inputs are taken
@@ -37,13 +35,20 @@ def get_config(mode="full"):
         ),
     )
     if mode == "reduced":
-        c.problems.blog_feedback.update(seeds=3, epochs=20, solved_epochs=2, peer_epochs=10)
-        c.problems.lending_club.update(epochs=15, solved_epochs=2, peer_epochs=8)
         c.certify_budget = 500
+        c.problems.auto_mpg.update(peer_epochs=150)
+        c.problems.heart.update(epochs=100, solved_epochs=30, peer_epochs=40)
+        c.problems.compas.update(epochs=50, solved_epochs=4, peer_epochs=20)
+        # A third of the rows, three folds, fewer trees.
+        c.problems.lending_club.update(epochs=30, solved_epochs=2, peer_epochs=8)
+        c.problems.blog_feedback.update(seeds=3, epochs=30, solved_epochs=2, peer_epochs=8)
+        for name in ("lending_club", "blog_feedback"):
+            c.problems[name].update(max_rows=12_000, batch_size=512, folds=3, trees=200)
     elif mode == "quick":
         c.problems = dict(auto_mpg=problem("Auto MPG (mpg^2)", 2, 2, 1, 1, 64))
         c.rows = ("mlp", "mixup", "lmn", "histgb", "histgb_constrained")
-        c.folds, c.trees, c.certify_budget, c.bootstrap_draws = 2, 6, 20, 50
+        c.problems.auto_mpg.update(folds=2, trees=6)
+        c.certify_budget, c.bootstrap_draws = 20, 50
     elif mode != "full":
         raise ValueError(f"unknown mode {mode!r}; tabular.py has 'full', 'reduced' and 'quick'.")
     return c
@@ -59,6 +64,8 @@ def problem(
         max_rows=0,  # of the training part; 0 takes all
         squash=squash,  # asinh of the standardised features, where their tails are long
         seeds=seeds,
+        folds=5,  # of the training part, by which candidates and epochs are chosen
+        trees=400,  # at most; the number is chosen like epochs
         epochs=epochs,  # at most; the number is chosen
         solved_epochs=solved_epochs,  # of networks with an inner solve
         peer_epochs=peer_epochs,  # of mononet, which is trained run by run

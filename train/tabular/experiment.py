@@ -38,13 +38,13 @@ def check(config: Any) -> None:
     """
     choice(config, ROWS, "rows")
     at_least(config, 1, "rows", "problems", "certify_budget", "bootstrap_draws")
-    at_least(config, 2, "folds", "trees")
     for name, options in config.problems.items():
         at = f"config.problems.{name}"
         choice({"name": name}, TABULAR_SETS, "name", at="config.problems")
         choice(options, ("clean", "benchmark"), "protocol", at=at)
         at_least(options, 1, "seeds", "epochs", "solved_epochs", "batch_size", "points", at=at)
         at_least(options, 0, "gamma", "max_rows", at=at)
+        at_least(options, 2, "folds", "trees", at=at)
 
 
 def total_steps(config: Any) -> int:
@@ -93,20 +93,20 @@ def measure(problem: Problem, row: str, options: Any, config: Any) -> tuple[dict
     Args:
       problem: data.
       row: one of `ROWS`.
-      options: seeds, epochs, ... of this set.
-      config: folds, trees, certify_budget.
+      options: seeds, folds, epochs, trees, ... of this set.
+      config: seed, certify_budget.
 
     Returns:
       ``(numbers, arrays)`` for `monojax.training.Cells`.
     """
     began = time.process_time()
     fitter = _fitter(problem, row, options, config)
-    rows, valid = folds(len(problem.x), config.folds, config.seed)
+    rows, valid = folds(len(problem.x), options.folds, config.seed)
     stages = fitter.stages
     scores = []
     for candidate in fitter.candidates:
         values = fitter.fit(candidate, rows, problem.x[valid], np.arange(len(rows)), 0).values
-        by_fold = [problem.score(values[:, k], problem.y[valid[k]]) for k in range(config.folds)]
+        by_fold = [problem.score(values[:, k], problem.y[valid[k]]) for k in range(options.folds)]
         scores.append(np.mean(by_fold, axis=0))
     table = problem.sign * np.where(np.isfinite(scores), scores, -np.inf * problem.sign)
     best, stage = np.unravel_index(np.argmax(table), table.shape)
@@ -167,7 +167,7 @@ def _fitter(problem: Problem, row: str, options: Any, config: Any) -> Fitter:
     if row == "mononet":
         fit = functools.partial(_fit_mononet, problem, options)
         return Fitter(mononet_row.CANDIDATES, 1 + np.arange(options.peer_epochs), fit)
-    stages = np.unique(np.geomspace(5, config.trees, 40).astype(int))
+    stages = np.unique(np.geomspace(5, options.trees, 40).astype(int))
     fit = functools.partial(_fit_trees, problem, trees.ROWS[row], stages)
     return Fitter(trees.CANDIDATES, stages, fit)
 
@@ -197,19 +197,17 @@ def _fit_network(problem, row, options, epochs, config, candidate, rows, watched
 
 
 def _fit_trees(problem, row, stages, candidate, rows, watched, seeds, stage):
-    values, predict, seconds, count = [], [], 0.0, stages[stage - 1]
+    values, predict, seconds, count = [], [], 0.0, int(stages[stage - 1])
     for i, seed in enumerate(seeds):
         seen = watched if watched.ndim == 2 else watched[i]
         fit = functools.partial(trees.fit_trees, problem, row, candidate, rows[i])
         found, model, spent = fit(seen, int(seed), int(stages[-1]), stages)
         values.append(found)
         seconds += spent * (count / stages[-1])
-        if watched.ndim == 2:  # a model of its own, of the chosen size
-            _, model, _ = fit(seen[:1], int(seed), int(count), np.array([count]))
-            predict.append(functools.partial(_staged, row, problem.task, model, count))
+        predict.append(functools.partial(_staged, row, problem.task, model, count))
     # Constrained trees hold by their own construction; nothing certifies the others.
     share = 1.0 if row.constrained else float("nan")
-    size = trees.size(row, model)
+    size = trees.size(row, model, count)
     return Fitted(np.stack(values, axis=1), predict, size, seconds, lambda: share)
 
 
@@ -222,9 +220,7 @@ def _fit_mononet(problem, options, candidate, rows, watched, seeds, stage):
     for i, seed in enumerate(seeds):
         seen = watched if watched.ndim == 2 else watched[i]
         fit = functools.partial(mononet_row.train, problem, candidate, rows[i])
-        found, model, spent = fit(seen, int(seed), options.peer_epochs, options.batch_size)
-        if stage:  # the same seed again, stopped there
-            _, model, spent = fit(seen[:1], int(seed), stage, options.batch_size)
+        found, model, spent = fit(seen, int(seed), options.peer_epochs, options.batch_size, stage)
         values.append(found)
         predict.append(model)
         seconds += spent
@@ -241,18 +237,19 @@ def _absent(row: str) -> bool:
 def _inputs(row: str, name: str, config: Any) -> dict[str, Any]:
     """What a cell depends on."""
     options = config.problems[name].to_dict()
-    options.pop("title"), options.pop("data_dir")
+    common: dict[str, Any] = {"folds": options.pop("folds"), "seed": config.seed}
+    count = options.pop("trees")
+    unused = ["title", "data_dir"]
     if row in networks.ROWS:
-        options.pop("peer_epochs")
-        options.pop("epochs" if networks.ROWS[row].solves else "solved_epochs")
-        candidates: Any = networks.ROWS[row].candidates
-        extra: dict[str, Any] = {"certify_budget": config.certify_budget}
+        known = networks.ROWS[row]
+        unused += ["peer_epochs", "epochs" if known.solves else "solved_epochs"]
+        common |= {"candidates": known.candidates, "certify_budget": config.certify_budget}
     else:
-        candidates = mononet_row.CANDIDATES if row == "mononet" else trees.CANDIDATES
-        extra = {} if row == "mononet" else {"trees": config.trees}
-        for key in ("epochs", "solved_epochs", "points", "gamma"):
-            options.pop(key)
-        if row != "mononet":
-            options.pop("peer_epochs"), options.pop("batch_size")
-    common = {"folds": config.folds, "seed": config.seed, "candidates": candidates}
-    return {"row": row, "set": name, "options": options, **common, **extra}
+        unused += ["epochs", "solved_epochs", "points", "gamma"]
+        if row == "mononet":
+            common |= {"candidates": mononet_row.CANDIDATES}
+        else:
+            unused += ["peer_epochs", "batch_size"]
+            common |= {"candidates": trees.CANDIDATES, "trees": count}
+    kept = {key: value for key, value in options.items() if key not in unused}
+    return {"row": row, "set": name, "options": kept, **common}

@@ -80,11 +80,20 @@ def fit(name: str, schema: Schema, x: np.ndarray, y: np.ndarray, config: Any, se
     if is_network(name):
         model = _estimator(name, schema, config, seed).fit(x, y)
         return Fitted(_predictor(model, schema.task, lambda rows: rows), model)
+    import threadpoolctl  # comes with scikit-learn
+
     encoded = lambda rows: encode(schema, rows)
-    model = _TREES[name.removesuffix("_constrained")](
-        schema, encoded(x), y, name.endswith("_constrained"), seed
-    )
-    return Fitted(_predictor(model, schema.task, encoded), model)
+    make = _TREES[name.removesuffix("_constrained")]
+    # Small tables: threads would wait for each other.
+    with threadpoolctl.threadpool_limits(1):
+        model = make(schema, encoded(x), y, name.endswith("_constrained"), seed)
+    predict = _predictor(model, schema.task, encoded)
+
+    def alone(rows: np.ndarray) -> np.ndarray:
+        with threadpoolctl.threadpool_limits(1):
+            return predict(rows)
+
+    return Fitted(alone, model)
 
 
 def _predictor(model: Any, task: str, encoded: Callable[[np.ndarray], Any]) -> Callable:

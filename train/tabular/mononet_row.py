@@ -1,5 +1,6 @@
 """The row of the package mononet: constrained monotone networks, by their authors' own layers."""
 
+import copy
 import importlib.util
 import time
 from typing import Any
@@ -28,6 +29,7 @@ def train(
     seed: int,
     epochs: int,
     batch_size: int,
+    keep: int = 0,
 ) -> tuple[np.ndarray, Any, float]:
     """Trains one network as the package's README builds it; Adam, no average of weights.
 
@@ -39,9 +41,10 @@ def train(
       seed: of the weights and of the order.
       epochs: how many.
       batch_size: of a step.
+      keep: the epoch, from 1, whose network predicts; 0 is the last.
 
     Returns:
-      ``(values [epochs, m] in training units, predict, seconds)``.
+      ``(values [epochs, m] in training units, predict, seconds up to ``keep``)``.
     """
     import torch
 
@@ -54,20 +57,24 @@ def train(
     x, y = arrange(problem.x[rows]), torch.tensor(problem.y[rows])
     seen = arrange(watched)
     history, seconds, batch = [], 0.0, min(batch_size, len(rows))
-    for _ in range(epochs):
+    keep, kept = keep or epochs, net
+    for number in range(1, epochs + 1):
         began = time.perf_counter()
         order = torch.randperm(len(rows))[: len(rows) // batch * batch].reshape(-1, batch)
         for chosen in order:
             optimizer.zero_grad()
             loss_fn(net(x[chosen])[:, 0], y[chosen]).backward()
             optimizer.step()
-        seconds += time.perf_counter() - began
+        if number <= keep:
+            seconds += time.perf_counter() - began
+        if number == keep:
+            kept = copy.deepcopy(net)
         with torch.no_grad():
             history.append(net(seen)[:, 0].numpy().copy())
 
     def predict(rows: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            return net(arrange(rows))[:, 0].numpy()
+            return kept(arrange(rows))[:, 0].numpy()
 
     predict.parameters = sum(p.numel() for p in net.parameters())  # type: ignore[attr-defined]
     return np.stack(history), predict, seconds

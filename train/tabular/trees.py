@@ -98,17 +98,15 @@ def staged(row: Trees, task: str, model: Any, x: np.ndarray, stages: np.ndarray)
     return np.stack([model.predict(x, raw_score=True, num_iteration=int(k)) for k in stages])
 
 
-def size(row: Trees, model: Any) -> int:
-    """Numbers in the model: two for a split, one for a leaf."""
+def size(row: Trees, model: Any, count: int) -> int:
+    """Numbers in the first ``count`` trees: two for a split, one for a leaf."""
     if row.kind == "xgboost":
-        frame = model.get_booster().get_dump()
-        leaves = sum(tree.count("leaf=") for tree in frame)
-        return 3 * leaves - 2 * len(frame)
-    if row.kind == "lightgbm":
-        counts = [tree["num_leaves"] for tree in model.booster_.dump_model()["tree_info"]]
-        return sum(3 * leaves - 2 for leaves in counts)
-    counts = [p.get_n_leaf_nodes() for stage in model._predictors for p in stage]
-    return sum(3 * leaves - 2 for leaves in counts)
+        leaves = [tree.count("leaf=") for tree in model.get_booster().get_dump()[:count]]
+    elif row.kind == "lightgbm":
+        leaves = [t["num_leaves"] for t in model.booster_.dump_model()["tree_info"][:count]]
+    else:
+        leaves = [p.get_n_leaf_nodes() for stage in model._predictors[:count] for p in stage]
+    return sum(3 * found - 2 for found in leaves)
 
 
 def _one_thread(row: Trees) -> Any:
