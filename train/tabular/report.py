@@ -52,8 +52,8 @@ def write_report(
     }
     for name, found in results.items():
         table = set_table(problems[name], found, differences[name], config.problems[name])
-        note = f"{legend(problems[name], config, config.problems[name])}\n\n{REMARK}\n\n{provenance(config)}"
-        table.write(workdir, name, note)
+        note = [legend(problems[name], config, config.problems[name]), REMARK, provenance(config)]
+        table.write(workdir, name, "\n\n".join(note))
         print("\n" + table.markdown(), flush=True)
     whole = all_table(problems, results)
     whole.write(
@@ -120,8 +120,8 @@ def legend(problem: Problem, config: Any, options: Any) -> str:
         f"columns, {np.count_nonzero(problem.directions)} of them monotone. Test: candidate and "
         f"number of epochs (or trees) chosen by {options.folds}-fold cross-validation on the "
         "training part; mean ± 1.96 standard errors over seeds. Minus: difference and 95% interval "
-        "by a paired bootstrap over test rows. All seeds averaged: of their predictions, which keeps "
-        "a guarantee. Best over epochs: the literature's protocol, chosen "
+        "by a paired bootstrap over test rows. All seeds averaged: of their predictions, which "
+        "keeps a guarantee. Best over epochs: the literature's protocol, chosen "
         f"on the test part. Violations: share of {min(SWEPT, len(problem.x_test))} test rows for "
         "which moving a monotone column over its range ever moves the prediction the wrong way. "
         f"Certified: 'form' is by construction; a number is the share of the box proved within "
