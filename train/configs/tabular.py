@@ -24,14 +24,14 @@ def get_config(mode="full"):
         auto_mpg=problem("Auto MPG (mpg^2)", 10, 600, 200, 300, 64),
         heart=problem("Heart disease, the benchmark's variant", 10, 200, 60, 100, 64),
         compas=problem("COMPAS", 10, 100, 20, 60, 256),
+        # The papers' rows (targets above the 90th percentile are gone), features and scaling.
+        blog_feedback=problem(
+            "BlogFeedback, the benchmark's rows", 5, 40, 4, 20, 1024, "benchmark", squash=True
+        ),
         lending_club=problem(
             "Lending Club 2007-2011 (stands in for LoanDefaulter, not comparable)",
             *(5, 30, 4, 15, 1024),
             squash=True,
-        ),
-        # The papers' rows (targets above the 90th percentile are gone), features and scaling.
-        blog_feedback=problem(
-            "BlogFeedback, the benchmark's rows", 5, 40, 4, 20, 1024, "benchmark", squash=True
         ),
     )
     if mode == "reduced":
@@ -43,7 +43,9 @@ def get_config(mode="full"):
         c.problems.lending_club.update(epochs=30, solved_epochs=2, peer_epochs=8)
         c.problems.blog_feedback.update(seeds=3, epochs=30, solved_epochs=2, peer_epochs=8)
         for name in ("lending_club", "blog_feedback"):
-            c.problems[name].update(max_rows=12_000, batch_size=512, folds=3, trees=200)
+            # Left out for time: the weaker penalties, and inner solves at a context of 276 columns.
+            skip = ("random", "train", "pblnn", "pblnn_guaranteed")
+            c.problems[name].update(skip=skip, max_rows=12_000, batch_size=512, folds=3, trees=200)
     elif mode == "quick":
         c.problems = dict(auto_mpg=problem("Auto MPG (mpg^2)", 2, 2, 1, 1, 64))
         c.rows = ("mlp", "mixup", "lmn", "histgb", "histgb_constrained")
@@ -63,6 +65,7 @@ def problem(
         data_dir="",  # "" for MONOJAX_DATA
         max_rows=0,  # of the training part; 0 takes all
         squash=squash,  # asinh of the standardised features, where their tails are long
+        skip=(),  # rows that are left out on this set
         seeds=seeds,
         folds=5,  # of the training part, by which candidates and epochs are chosen
         trees=400,  # at most; the number is chosen like epochs

@@ -16,10 +16,13 @@ MISSING = ("", "na", "n/a", "nan", "null", "none", "?", "-", "#n/a", ".")
 """Cells without a value, in any case; of a column of texts, only the first five are."""
 MISSING_TEXT = MISSING[:5]
 
-PLAIN = {sign: re.compile(rf"[+-]?(\d+([{sign}]\d*)?|[{sign}]\d+)([eE][+-]?\d+)?") for sign in ".,"}
+PLAIN = {
+    sign: re.compile(rf"[+-]?([0-9]+([{sign}][0-9]*)?|[{sign}][0-9]+)([eE][+-]?[0-9]+)?")
+    for sign in ".,"
+}
 GROUPED = {
-    ".": re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?"),
-    ",": re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+(,\d+)?"),
+    ".": re.compile(r"[+-]?[1-9][0-9]{0,2}(,[0-9]{3})+(\.[0-9]+)?"),
+    ",": re.compile(r"[+-]?[1-9][0-9]{0,2}(\.[0-9]{3})+(,[0-9]+)?"),
 }
 """Numbers with thousands separated, by the decimal sign."""
 

@@ -8,7 +8,7 @@ on the test part. The literature's protocol, the best test value over epochs, is
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ def check(config: Any) -> None:
     for name, options in config.problems.items():
         at = f"config.problems.{name}"
         choice({"name": name}, TABULAR_SETS, "name", at="config.problems")
+        choice(options, ROWS, "skip", at=at)
         choice(options, ("clean", "benchmark"), "protocol", at=at)
         at_least(options, 1, "seeds", "epochs", "solved_epochs", "batch_size", "points", at=at)
         at_least(options, 0, "gamma", "max_rows", at=at)
@@ -56,7 +57,22 @@ def total_steps(config: Any) -> int:
     Returns:
       One per row and data set.
     """
-    return len(config.rows) * len(config.problems)
+    return sum(len(rows_of(config, name)) for name in config.problems)
+
+
+def rows_of(config: Any, name: str) -> list[str]:
+    """Rows of a data set in the order of computing: trees first, inner solves last.
+
+    Args:
+      config: rows, and the set's ``skip``.
+      name: of the set.
+
+    Returns:
+      Members of `ROWS`.
+    """
+    rows = [r for r in ROWS if r in config.rows and r not in config.problems[name].skip]
+    weight = lambda r: 2 * networks.ROWS[r].solves if r in networks.ROWS else r == "mononet"
+    return sorted(rows, key=lambda r: (r not in trees.ROWS, weight(r)))
 
 
 def run(config: Any, workdir: Path, bar: Any) -> dict[str, Any]:
@@ -74,7 +90,7 @@ def run(config: Any, workdir: Path, bar: Any) -> dict[str, Any]:
     problems = {name: load_problem(name, options) for name, options in config.problems.items()}
     for name, problem in problems.items():
         options, found = config.problems[name], {}
-        for row in [row for row in ROWS if row in config.rows]:
+        for row in rows_of(config, name):
             bar.set_postfix_str(f"{name}/{row}")
             if _absent(row):
                 bar.write(f"{row}: its package is not installed; the row is left out.")
@@ -82,7 +98,7 @@ def run(config: Any, workdir: Path, bar: Any) -> dict[str, Any]:
                 compute = functools.partial(measure, problem, row, options, config)
                 found[row] = cells.get(f"{name}-{row}", _inputs(row, name, config), compute)
             bar.update(1)
-        results[name] = found
+        results[name] = {row: found[row] for row in ROWS if row in found}
     write_report(problems, results, config, workdir)
     return results
 
@@ -138,7 +154,7 @@ class Fitted:
 
     values: np.ndarray
     """`[stages, runs, m]`: epochs or numbers of trees."""
-    predict: list[Callable[[np.ndarray], np.ndarray]]
+    predict: Sequence[Callable[[np.ndarray], np.ndarray]]
     """Of every run, at the stage that was asked for, on the host."""
     parameters: int
     seconds: float
@@ -188,7 +204,7 @@ def _fit_network(problem, row, options, epochs, config, candidate, rows, watched
 
     return Fitted(
         done.values,
-        [lambda x, v=v: np.asarray(program(v, x)) for v in runs],
+        [functools.partial(_applied, program, variables) for variables in runs],
         sum(leaf.size for leaf in jax.tree.leaves(runs[0])),
         done.seconds,
         certificate,
@@ -209,6 +225,10 @@ def _fit_trees(problem, row, stages, candidate, rows, watched, seeds, stage):
     share = 1.0 if row.constrained else float("nan")
     size = trees.size(row, model, count)
     return Fitted(np.stack(values, axis=1), predict, size, seconds, lambda: share)
+
+
+def _applied(program, variables, x):
+    return np.asarray(program(variables, x))
 
 
 def _staged(row, task, model, count, x):
@@ -239,7 +259,7 @@ def _inputs(row: str, name: str, config: Any) -> dict[str, Any]:
     options = config.problems[name].to_dict()
     common: dict[str, Any] = {"folds": options.pop("folds"), "seed": config.seed}
     count = options.pop("trees")
-    unused = ["title", "data_dir"]
+    unused = ["title", "data_dir", "skip"]
     if row in networks.ROWS:
         known = networks.ROWS[row]
         unused += ["peer_epochs", "epochs" if known.solves else "solved_epochs"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from train.tabular.table import Schema
+from train.tabular.table import Schema, filled, seen
 
 METHODS = ("lmn", "mlp", "bilipschitz", "penalty")
 TITLES = {
@@ -79,7 +79,8 @@ def fit(name: str, schema: Schema, x: np.ndarray, y: np.ndarray, config: Any, se
     """
     if is_network(name):
         model = _estimator(name, schema, config, seed).fit(x, y)
-        return Fitted(_predictor(model, schema.task, lambda rows: rows), model)
+        learnt = seen(schema, x)
+        return Fitted(_predictor(model, schema.task, lambda r: filled(learnt, x, r)), model)
     import threadpoolctl  # comes with scikit-learn
 
     encoded = lambda rows: encode(schema, rows)

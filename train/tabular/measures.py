@@ -116,7 +116,9 @@ def against(problem: Problem, values: Any, other: Any, draws: int) -> tuple[floa
     Returns:
       ``(difference, low, high)`` of the metric, the losses being averaged over seeds first.
     """
-    mine, theirs = (problem.losses(v, problem.y_test).mean(axis=0) for v in (values, other))
-    shape = np.sqrt if problem.metric == "RMSE" else (lambda mean: mean)
+    mine = problem.losses(values, problem.y_test).mean(axis=0)
+    theirs = problem.losses(other, problem.y_test).mean(axis=0)
+    shape: Any = np.sqrt if problem.metric == "RMSE" else float
     fn = lambda a, b: shape(a.mean()) - shape(b.mean())
-    return tuple(mj.metrics.bootstrap(fn, mine, theirs, key=jax.random.key(0), draws=draws))
+    found = mj.metrics.bootstrap(fn, mine, theirs, key=jax.random.key(0), draws=draws)
+    return found.value, found.low, found.high

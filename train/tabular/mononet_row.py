@@ -80,7 +80,7 @@ def train(
     return np.stack(history), predict, seconds
 
 
-def _network(problem: Problem, mode: str) -> tuple[Any, Any]:
+def _network(problem: Problem, mode: Any) -> tuple[Any, Any]:
     """Free inputs through a small plain network, then monotone layers."""
     import torch
     from mononet import MonotonicityMask

@@ -97,5 +97,5 @@ ROWS: dict[str, Row] = {
 
 def value(module: nn.Module, variables: Any, x: jax.Array) -> jax.Array:
     """One number per row, `[...]`, whatever the module's output shape is."""
-    out = module.apply(variables, x)
+    out: Any = module.apply(variables, x)
     return out if out.ndim == x.ndim - 1 else out[..., 0]

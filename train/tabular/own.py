@@ -20,7 +20,7 @@ from train.tabular import judging, learners, page, scoring
 from train.tabular.dialect import DECIMALS, DELIMITERS, Sheet, parse_sheet, read_sheet
 from train.tabular.measured import measure
 from train.tabular.origin import same_inputs
-from train.tabular.table import TASKS, Table, build_table
+from train.tabular.table import TASKS, Schema, Table, build_table, seen
 
 FEWEST_ROWS = 40
 """Below this nothing could be held out that says something."""
@@ -92,7 +92,8 @@ def run(config: Any, workdir: Path, bar: Any) -> Any:
         results[name] = cells.get(name, _inputs(name, digest, config), compute)
         bar.update(1)
     chosen = choose(results)
-    keep_model(chosen, table, results, config, workdir)
+    schema = seen(table.schema, table.x[train])
+    keep_model(chosen, schema, results, config, workdir)
     page.write(sheet, table, (train, test), results, chosen, config, workdir)
     return results
 
@@ -144,13 +145,13 @@ def choose(results: dict[str, Any]) -> str:
 
 
 def keep_model(
-    chosen: str, table: Table, results: dict[str, Any], config: Any, workdir: Path
+    chosen: str, schema: Schema, results: dict[str, Any], config: Any, workdir: Path
 ) -> None:
     """Writes what `csv:predict` reads: model.joblib, model.json, and the certificate.
 
     Args:
       chosen: name of the model.
-      table: its schema is kept.
+      schema: of the rows that were learnt from.
       results: of all models.
       config: file, for the record.
       workdir: the run's directory.
@@ -162,7 +163,7 @@ def keep_model(
     record = {
         "format": scoring.FORMAT,
         "model": chosen,
-        "schema": table.schema.to_dict(),
+        "schema": schema.to_dict(),
         "status": numbers["status"],
         "file": config.file,
     }

@@ -73,9 +73,9 @@ def price_of_each(table: Table, results: dict[str, Any], config: Any) -> dict[st
     made = {}
     for name, other in learners.FREE_OF.items():
         if name in results and other in results:
-            pair = (results[n][1]["losses"] for n in (name, other))
-            draws = config.bootstrap_draws
-            made[name] = judging.difference(table.schema.task, *pair, draws, config.seed)
+            mine, free = results[name][1]["losses"], results[other][1]["losses"]
+            draws, seed = config.bootstrap_draws, config.seed
+            made[name] = judging.difference(table.schema.task, mine, free, draws, seed)
     return made
 
 

@@ -96,7 +96,7 @@ def set_table(problem: Problem, found: Any, differences: Any, options: Any) -> T
     better = "higher" if problem.sign > 0 else "lower"
     table = Table(header, f"{problem.title}; {options.seeds} seeds; {better} is better")
     for row, (numbers, arrays) in found.items():
-        together = problem.score(arrays["values"].mean(axis=0), problem.y_test)
+        together = float(problem.score(arrays["values"].mean(axis=0), problem.y_test))
         table.add(
             title(row),
             _mean(problem, numbers["clean"]),
@@ -211,8 +211,8 @@ def draw(problems: dict[str, Problem], results: Any, differences: Any, path: Pat
 def _against(problem: Problem, found: Any, row: str, config: Any) -> Any:
     if row == PEER or PEER not in found:
         return None
-    values = (found[name][1]["values"] for name in (row, PEER))
-    return against(problem, *values, config.bootstrap_draws)
+    mine, other = found[row][1]["values"], found[PEER][1]["values"]
+    return against(problem, mine, other, config.bootstrap_draws)
 
 
 def _number(problem: Problem, value: float) -> str:

@@ -73,6 +73,59 @@ class Schema:
         return cls(**{**data, **lists, "columns": columns})
 
 
+def seen(schema: Schema, x: np.ndarray) -> Schema:
+    """The schema of some of the rows: levels, gaps and ranges that are in them.
+
+    Args:
+      schema: of all rows.
+      x: the rows, `[n, columns]` of objects.
+
+    Returns:
+      Schema.
+    """
+    made = []
+    for i, column in enumerate(schema.columns):
+        if column.levels is not None:
+            there = set(x[:, i])
+            levels = tuple(level for level in column.levels if level in there)
+            made.append(dataclasses.replace(column, levels=levels, gaps=None in there))
+            continue
+        values = x[:, i].astype(float)
+        given = values[~np.isnan(values)]
+        low, high = (float(given.min()), float(given.max())) if len(given) else (0.0, 0.0)
+        gaps = len(given) < len(values)
+        made.append(dataclasses.replace(column, gaps=gaps, low=low, high=high))
+    return dataclasses.replace(schema, columns=tuple(made))
+
+
+def filled(schema: Schema, learnt: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Rows whose categories and gaps are all in the rows that were learnt from.
+
+    Where one is not, the commonest category or the median stands in its place: so a fold that
+    has not seen a rare category can still be judged on it.
+
+    Args:
+      schema: of ``learnt``, see :func:`seen`.
+      learnt: rows that were learnt from.
+      x: rows to predict, `[n, columns]` of objects.
+
+    Returns:
+      A copy.
+    """
+    x = x.copy()
+    for i, column in enumerate(schema.columns):
+        if column.levels is not None:
+            texts = [text for text in learnt[:, i] if text is not None]
+            common = max(column.levels, key=texts.count)
+            known = {*column.levels, *([None] if column.gaps else [])}
+            for row in [k for k, text in enumerate(x[:, i]) if text not in known]:
+                x[row, i] = common
+        elif not column.gaps:
+            absent = np.isnan(x[:, i].astype(float))
+            x[absent, i] = float(np.median(learnt[:, i].astype(float))) if absent.any() else 0.0
+    return x
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Table:
     """The rows to learn from."""

@@ -74,14 +74,14 @@ def train(
     batch = min(config.batch_size, rows.shape[1])
     begin, epoch = programs(problem, row, batch, config.points, config.gamma)
     given = {name: jnp.float32(number) for name, number in options.items()}
-    runs, watched = begin(jnp.asarray(seeds), jnp.asarray(rows), given), jnp.asarray(watched)
+    runs, seen = begin(jnp.asarray(seeds), jnp.asarray(rows), given), jnp.asarray(watched)
     began = time.perf_counter()
     # The first epoch is run twice, since it compiles: its time counts the second time.
-    jax.block_until_ready(epoch(runs, watched, given))
+    jax.block_until_ready(epoch(runs, seen, given))
     compiling, seconds, history, kept = time.perf_counter() - began, 0.0, [], None
     for number in range(1, epochs + 1):
         began = time.perf_counter()
-        runs, found = epoch(runs, watched, given)
+        runs, found = epoch(runs, seen, given)
         history.append(np.asarray(found))
         if number <= (keep or epochs):  # later epochs are for the literature's column alone
             seconds += time.perf_counter() - began
@@ -151,7 +151,7 @@ def programs(problem: Problem, row: Row, batch: int, points: int, gamma: float) 
     def epochs(runs: Run, watched: jax.Array, options: Any) -> tuple[Run, jax.Array]:
         if watched.ndim == 2:
             return over_seeds(epoch, batch_size=side_by_side)(runs, watched, options)
-        pairs = over_seeds(lambda pair, o: epoch(*pair, o), batch_size=side_by_side)
+        pairs = over_seeds(lambda p, o: epoch(p[0], p[1], o), batch_size=side_by_side)
         return pairs((runs, watched), options)
 
     return jax.jit(jax.vmap(begin, in_axes=(0, 0, None))), jax.jit(epochs)
