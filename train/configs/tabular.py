@@ -2,7 +2,7 @@ r"""Table 5 of Kinoshita and Toyoizumi (2024): partially monotone tables, every 
 
 python -m train --config train/configs/tabular.py[:MODE] [--workdir RUN]
 
-Modes: "full" (10 seeds; about NN CPU hours), "reduced" (fewer epochs; what train/results/tabular
+Modes: "full" (10 seeds, not run yet), "reduced" (fewer epochs; what train/results/tabular
 holds), "quick" for a smoke run on Auto MPG whose numbers mean nothing. Data beside Auto MPG are
 read from MONOJAX_DATA; rows whose package (xgboost, lightgbm, mononet) is absent are left out.
 """
