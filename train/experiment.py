@@ -45,6 +45,7 @@ EXPERIMENTS = {
     "csv": Entry("a person's own table, and new rows scored", module="train.tabular.own"),
     "difference": Entry("digits by a difference of two convex or two monotone networks"),
     "explain": Entry("every method's maps of photographs, judged"),
+    "explain_photo": Entry("your photograph, explained", module="train.explain.photo"),
     "groups": Entry("classes read off the maps alone, and whether unfamiliar inputs are noticed"),
     "imagenet": Entry(
         "ImageNet with the group penalty, on many hosts", True, dry_run="train.imagenet.dry_run"
