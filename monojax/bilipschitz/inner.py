@@ -35,6 +35,15 @@ class Inner(NamedTuple):
         """The dtype of the solve."""
         return solve_dtype((self.core, self.each), x)
 
+    def cast(self, dtype: Any) -> "Inner":
+        """The same with all that is floating in one dtype, as convolutions ask for."""
+
+        def one(leaf):
+            leaf = jnp.asarray(leaf)
+            return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+        return self._replace(**jax.tree.map(one, {"core": self.core, "each": self.each}))
+
     def params(self, weight: Any, curvature: Any, dtype: Any) -> dict[str, Any]:
         """Parameters of ``weight * F / s + curvature ||y||^2 / 2``."""
         return {
@@ -121,6 +130,7 @@ def _norm(x: jax.Array) -> jax.Array:
 def _forward(potential, solver, core, scale, each, x, alpha, beta, record):
     inner, given = Inner(potential, solver, core, scale, each), x.dtype
     x = x.astype(inner.dtype(x))
+    inner = inner.cast(x.dtype)
     alpha, beta = jnp.asarray(alpha, x.dtype), jnp.asarray(beta, x.dtype)
     result = _solve(inner, x, 1.0, 1 / beta, record)
     linear = alpha * x
@@ -135,10 +145,11 @@ def _forward(potential, solver, core, scale, each, x, alpha, beta, record):
 def _fenchel_young(potential, solver, core, scale, each, x, targets, alpha, beta, record):
     inner, given = Inner(potential, solver, core, scale, each), x.dtype
     x = x.astype(inner.dtype(x))
+    inner = inner.cast(x.dtype)
     alpha, beta = jnp.asarray(alpha, x.dtype), jnp.asarray(beta, x.dtype)
     y = targets.astype(x.dtype) - alpha * x
     params = inner.params(1.0, 1 / beta, x.dtype)
-    at_target = over_batch(lambda each, y: potential({**params, **each}, y), each, y)
+    at_target = over_batch(lambda each, y: potential({**params, **each}, y), inner.each, y)
     result = _solve(inner, x, 1.0, 1 / beta, record)
     loss = at_target + result.value - jnp.sum(x * y, axis=-1)
     return loss.astype(given), _diagnostics(result) if record else None
@@ -149,6 +160,7 @@ def _inverse(potential, solver, core, scale, each, y, alpha, beta, case, record)
     inner, given = Inner(potential, solver, core, scale, each), y.dtype
     zero, kinked = case
     y = y.astype(inner.dtype(y))
+    inner = inner.cast(y.dtype)
     alpha, beta = jnp.asarray(alpha, y.dtype), jnp.asarray(beta, y.dtype)
     result = None if zero else _solve(inner, y, alpha, 1 + alpha / beta, record)
     w = y if result is None else result.argmax
@@ -164,11 +176,11 @@ def _inverse(potential, solver, core, scale, each, y, alpha, beta, case, record)
         x = (y - w) / divisor
     else:
         stiffest = over_batch(
-            lambda each, w: largest_curvature(potential, {**params, **each}, w), each, w
+            lambda each, w: largest_curvature(potential, {**params, **each}, w), inner.each, w
         )
         direct = positive & (alpha * stiffest >= 1)
         with jax.default_matmul_precision("highest"):
-            slope = over_batch(gradient, each, w)
+            slope = over_batch(gradient, inner.each, w)
         x = jnp.where(direct[..., None], (y - w) / divisor, slope)
     if not record:
         return x.astype(given), None
@@ -179,7 +191,7 @@ def _inverse(potential, solver, core, scale, each, y, alpha, beta, case, record)
     bound = by_difference
     if not kinked:
         rounding = over_batch(
-            lambda each, w: gradient_rounding(potential, {**params, **each}, w), each, w
+            lambda each, w: gradient_rounding(potential, {**params, **each}, w), inner.each, w
         )
         bound = jnp.where(direct, by_difference, residual / divisor + rounding)
     bound = bound + (0.0 if given == y.dtype else jnp.finfo(given).eps * _norm(x))

@@ -78,6 +78,32 @@ def test_half_precision(dtype):
     assert info.converged.all() and (gap <= info.error_bound).all()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind, dtype", [("partial", "bfloat16"), ("conv", "float16")])
+def test_half_precision_of_the_other_networks(kind, dtype):
+    """Item 14's neighbours, with parameters of that dtype, too."""
+    if kind == "conv":
+        net, arrays = ConvBLNN((3,), 0.5, 4.0, activation=softplus(3.0)), [(4, 3, 3, 1)]
+    else:
+        net, arrays = PartialBLNN((5,), 0.5, 4.0, activation=softplus(3.0)), [(4, 2), (4, 3)]
+    arrays = [jnp.asarray(RNG.normal(size=shape), dtype) for shape in arrays]
+    wide = [a.astype(jnp.float32) for a in arrays]
+    variables = jax.tree.map(lambda a: a.astype(dtype), drawn(net, *wide))
+
+    @jax.jit
+    def run(variables, *arrays):
+        out = net.apply(variables, *arrays)
+        back = net.apply(variables, *arrays[:-1], out, method="inverse")
+        return out, back, net.apply(variables, *arrays, method="diagnostics")
+
+    out, back, info = run(variables, *arrays)
+    assert out.dtype == back.dtype == jnp.dtype(dtype) and info.converged.all()
+    exact = run(jax.tree.map(lambda a: a.astype(jnp.float32), variables), *wide)[0]
+    gap = np.linalg.norm((np.asarray(out, np.float32) - exact).reshape(4, -1), axis=1)
+    assert (gap <= np.asarray(info.error_bound).ravel()).all()
+    assert np.abs(np.asarray(back, np.float32) - wide[-1]).max() < 0.2
+
+
 def test_half_precision_parameters_and_plain_conjugates():
     bowl = lambda p, y: 0.5 * y @ (p * y)
     got = jax.jit(lambda p, x: conjugate(bowl, p, x))(
@@ -195,6 +221,12 @@ def test_inside_shard_map():
     )
     back, info = shard(call, split)(variables, x)
     assert back.shape == x.shape and info.converged.all()
+    partial = PartialBLNN((4,), 0.5, 4.0, activation=softplus(2.0))
+    variables = drawn(partial, x, x)
+    both = lambda v, x: partial.apply(v, x, x)
+    np.testing.assert_allclose(
+        shard(both, split)(variables, x), jax.jit(both)(variables, x), atol=1e-4
+    )
 
 
 @pytest.mark.slow
