@@ -42,6 +42,7 @@ class Entry(NamedTuple):
 
 
 EXPERIMENTS = {
+    "compress_embeddings": Entry("your embeddings, compressed", module="train.monocon.embeddings"),
     "csv": Entry("a person's own table, and new rows scored", module="train.tabular.own"),
     "difference": Entry("digits by a difference of two convex or two monotone networks"),
     "explain": Entry("every method's maps of photographs, judged"),
