@@ -204,8 +204,9 @@ def _names(given: str, sheet: Sheet, option: str, name: str) -> list[str]:
     names = [given.strip()] if given.strip() in sheet.names else split_names(given)
     for column in names:
         if column not in sheet.names:
+            quotes = " A name that holds a comma stands in double quotes." if "," in given else ""
             raise CsvError(
-                f"{option}: {name} has no column {column!r}; {near(column, sheet.names)}"
+                f"{option}: {name} has no column {column!r}; {near(column, sheet.names)}{quotes}"
             )
     return names
 
