@@ -35,13 +35,13 @@ def get_config(mode="full"):
     c.methods = ("lmn", "mlp", "bilipschitz", "penalty")  # of monojax.estimators
     c.peers = True  # XGBoost and HistGradientBoosting, where installed
     c.hidden = (32, 32)
-    c.members = 1  # networks averaged in each model
+    c.members = 8  # networks averaged in each model; the method "penalty" has one
     c.max_epochs = 200  # a tenth of the rows, held out, stops before
     c.certify_budget = 2000  # boxes, for the method "penalty"
     c.bootstrap_draws = 2000
     if mode == "quick":
         c.methods, c.folds, c.max_epochs, c.hidden = ("lmn", "penalty"), 2, 2, (4, 4)
-        c.certify_budget, c.bootstrap_draws = 10, 50
+        c.certify_budget, c.bootstrap_draws, c.members = 10, 50, 1
     elif mode != "full":
         raise ValueError(f"unknown mode {mode!r}; csv.py has 'full', 'quick' and 'predict'.")
     return c

@@ -112,7 +112,8 @@ def _estimator(name: str, schema: Schema, config: Any, seed: int) -> Any:
         "monotonic_cst": None if name == "free" else schema.directions,
         "hidden": tuple(config.hidden),
         "max_epochs": config.max_epochs,
-        "members": config.members,
+        # A certificate is of one network: a mean of several would be that much harder to bound.
+        "members": 1 if name == "penalty" else config.members,
         "categorical_features": schema.categorical or None,
         "random_state": seed,
     }

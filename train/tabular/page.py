@@ -291,9 +291,10 @@ def legend(table: Table, parts: tuple[np.ndarray, np.ndarray], config: Any) -> s
         f"Folds: {metric} over {config.folds} folds of the training part, mean ± standard "
         "deviation, by which the model was chosen. Price: the model's metric on the test part less "
         "that of the same kind without directions, with its 95% interval by a paired bootstrap "
-        "over test rows; it says nothing of other trainings. Pairs in violation: of random pairs "
-        "of rows that differ in one column with a direction, those in the wrong order; measured, "
-        "no proof."
+        "over test rows; it says nothing of other trainings. "
+        f"Networks are means of {config.members}, that with a penalty is one. Pairs in violation: "
+        "of random pairs of rows that differ in one column with a direction, those in the wrong "
+        "order; measured, no proof."
     )
 
 
