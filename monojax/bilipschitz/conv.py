@@ -15,15 +15,14 @@ import jax.numpy as jnp
 
 from monojax.base.renamed import renamed
 from monojax.bilipschitz.common import (
-    Constants,
     check_constants,
     check_input,
     check_solver,
-    inverse_case,
     sharpened,
 )
-from monojax.bilipschitz.inner import Inner, fenchel_young, forward, inverse
-from monojax.bilipschitz.record import Diagnostics, sow_record, wants_record
+from monojax.bilipschitz.inner import Inner, fenchel_young, forward
+from monojax.bilipschitz.record import sow_record, wants_record
+from monojax.bilipschitz.solved import Solved
 from monojax.conjugate.activations import softplus
 from monojax.conjugate.potentials import ContextPotential
 from monojax.conjugate.solvers import Solver
@@ -44,7 +43,7 @@ class _ImagePotential(ContextPotential):
 
 
 @renamed(pool="reduce")
-class ConvBLNN(Constants):
+class ConvBLNN(Solved):
     r"""alpha-inverse-Lipschitz and (alpha + beta)-Lipschitz on images `[..., h, w, c]`.
 
     Certified for the Euclidean norm of the flattened image, up to an error of beta * residual per
@@ -122,7 +121,7 @@ class ConvBLNN(Constants):
         x, alpha, beta = self._prepare(x, "x", alpha, beta)
         if self.is_initializing():  # nothing to solve for the shapes of parameters
             return x
-        out, record = forward(self._inner(x), _flat(x), alpha, beta, wants_record(self))
+        out, record = forward(self._inner(x), self._flat(x), alpha, beta, wants_record(self))
         sow_record(self, record)
         return out.reshape(x.shape)
 
@@ -148,55 +147,10 @@ class ConvBLNN(Constants):
         if targets.shape != x.shape:
             raise ValueError(f"targets must have x's shape {x.shape}, got {targets.shape}.")
         loss, record = fenchel_young(
-            self._inner(x), _flat(x), _flat(targets), alpha, beta, wants_record(self)
+            self._inner(x), self._flat(x), self._flat(targets), alpha, beta, wants_record(self)
         )
         sow_record(self, record)
         return loss
-
-    def diagnostics(self, x: jax.Array, *, alpha: Any = None, beta: Any = None) -> Diagnostics:
-        """What the solver did for ``x`` `[..., h, w, c]`; fields `[...]`."""
-        x, alpha, beta = self._prepare(x, "x", alpha, beta)
-        return forward(self._inner(x), _flat(x), alpha, beta, True)[1]
-
-    def inverse(self, y: jax.Array, *, alpha: Any = None, beta: Any = None) -> jax.Array:
-        """The x with f(x) = y, by the second problem of :meth:`monojax.BLNN.inverse`.
-
-        Args:
-          y: floating, shape `[..., h, w, c]`.
-          alpha: as in the call.
-          beta: as in the call.
-
-        Returns:
-          `[..., h, w, c]`.
-
-        Raises:
-          ValueError: if alpha is 0 and the activation piecewise linear: f is not injective then.
-        """
-        return self._inverted(y, alpha, beta, wants_record(self))[0]
-
-    def inverse_diagnostics(
-        self, y: jax.Array, *, alpha: Any = None, beta: Any = None
-    ) -> Diagnostics:
-        """What the solver of :meth:`inverse` did for ``y`` `[..., h, w, c]`; fields `[...]`.
-
-        ``residual`` is that of the second problem, and ``error_bound`` bounds the error of what
-        :meth:`inverse` returns.
-        """
-        return self._inverted(y, alpha, beta, True)[1]
-
-    def _inverted(self, y: Any, alpha: Any, beta: Any, wanted: bool):
-        y, alpha, beta = self._prepare(y, "y", alpha, beta)
-        case = inverse_case(alpha, self.activation)
-        x, record = inverse(self._inner(y), _flat(y), alpha, beta, case, wanted)
-        sow_record(self, record)
-        return x.reshape(y.shape), record
-
-    def bounds(self) -> tuple[Any, Any]:
-        """Certified ``(smallest, largest)`` slope, Euclidean norm of the image.
-
-        Called as ``net.apply(params, method="bounds")``.
-        """
-        return self._alpha, self._alpha + self._beta
 
     def _prepare(self, x: Any, name: str, alpha: Any, beta: Any):
         check_constants(alpha, beta)
@@ -218,7 +172,6 @@ class ConvBLNN(Constants):
         core = sharpened(self.core.variables["params"], self._sharpness)
         return Inner(potential, self._checked, core, self._sharpness)
 
-
-def _flat(x: jax.Array) -> jax.Array:
-    """`[..., h, w, c]` to `[..., h w c]`."""
-    return x.reshape(*x.shape[:-3], math.prod(x.shape[-3:]))
+    def _flat(self, x: jax.Array) -> jax.Array:
+        """`[..., h, w, c]` to `[..., h w c]`."""
+        return x.reshape(*x.shape[:-3], math.prod(x.shape[-3:]))

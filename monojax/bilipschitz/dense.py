@@ -15,22 +15,21 @@ from typing import Any
 import jax
 
 from monojax.bilipschitz.common import (
-    Constants,
     check_constants,
     check_input,
     check_solver,
-    inverse_case,
     sharpened,
 )
-from monojax.bilipschitz.inner import Inner, fenchel_young, forward, inverse
-from monojax.bilipschitz.record import Diagnostics, sow_record, wants_record
+from monojax.bilipschitz.inner import Inner, fenchel_young, forward
+from monojax.bilipschitz.record import sow_record, wants_record
+from monojax.bilipschitz.solved import Solved
 from monojax.conjugate.activations import softplus
 from monojax.conjugate.potentials import ScaledICNN
 from monojax.conjugate.solvers import Solver
 from monojax.layers.convex import ICNN, check_features
 
 
-class BLNN(Constants):
+class BLNN(Solved):
     r"""alpha-inverse-Lipschitz and (alpha + beta)-Lipschitz: maps `[..., d]` to `[..., d]`.
 
     Certified for the Euclidean norm, up to an error of beta * residual per example, which
@@ -101,7 +100,7 @@ class BLNN(Constants):
         x, alpha, beta = self._prepare(x, "x", alpha, beta)
         if self.is_initializing():  # parameters depend on shapes only: nothing to solve
             return x
-        out, record = forward(self._inner(), x, alpha, beta, wants_record(self))
+        out, record = forward(self._inner(x), x, alpha, beta, wants_record(self))
         sow_record(self, record)
         return out
 
@@ -135,58 +134,9 @@ class BLNN(Constants):
         targets = check_input(targets, "targets", x.shape[-1])
         if targets.shape != x.shape:
             raise ValueError(f"targets must have x's shape {x.shape}, got {targets.shape}.")
-        loss, record = fenchel_young(self._inner(), x, targets, alpha, beta, wants_record(self))
+        loss, record = fenchel_young(self._inner(x), x, targets, alpha, beta, wants_record(self))
         sow_record(self, record)
         return loss
-
-    def diagnostics(self, x: jax.Array, *, alpha: Any = None, beta: Any = None) -> Diagnostics:
-        """What the solver did for ``x`` `[..., d]`; fields `[...]`."""
-        x, alpha, beta = self._prepare(x, "x", alpha, beta)
-        return forward(self._inner(), x, alpha, beta, True)[1]
-
-    def inverse(self, y: jax.Array, *, alpha: Any = None, beta: Any = None) -> jax.Array:
-        r"""The x with f(x) = y, itself :math:`1/\alpha`-Lipschitz if alpha > 0.
-
-        With alpha = 0 it is explicit, :math:`\nabla G(y)`. Otherwise a second problem is solved,
-        see :func:`monojax.bilipschitz.inner.inverse`. Where that fails an iterate is returned, and
-        :meth:`inverse_diagnostics` tells.
-
-        Args:
-          y: floating, shape `[..., d]`.
-          alpha: as in the call.
-          beta: as in the call.
-
-        Returns:
-          `[..., d]`.
-
-        Raises:
-          ValueError: if alpha is 0 and the activation piecewise linear: f is not injective then.
-        """
-        return self._inverted(y, alpha, beta, wants_record(self))[0]
-
-    def inverse_diagnostics(
-        self, y: jax.Array, *, alpha: Any = None, beta: Any = None
-    ) -> Diagnostics:
-        """What the solver of :meth:`inverse` did for ``y`` `[..., d]`; fields `[...]`.
-
-        ``residual`` is that of the second problem, and ``error_bound`` bounds the error of what
-        :meth:`inverse` returns.
-        """
-        return self._inverted(y, alpha, beta, True)[1]
-
-    def _inverted(self, y: Any, alpha: Any, beta: Any, wanted: bool):
-        y, alpha, beta = self._prepare(y, "y", alpha, beta)
-        case = inverse_case(alpha, self.activation)
-        x, record = inverse(self._inner(), y, alpha, beta, case, wanted)
-        sow_record(self, record)
-        return x, record
-
-    def bounds(self) -> tuple[Any, Any]:
-        """Certified ``(smallest, largest)`` slope, Euclidean norm: alpha and alpha + beta.
-
-        Called as ``net.apply(params, method="bounds")``.
-        """
-        return self._alpha, self._alpha + self._beta
 
     def core_bounds(self) -> tuple[jax.Array, jax.Array]:
         r"""Certified ``(lipschitz, smoothness)`` of F; slopes are >= alpha + 1/(M + 1/beta)."""
@@ -206,7 +156,8 @@ class BLNN(Constants):
             self._beta if beta is None else beta,
         )
 
-    def _inner(self) -> Inner:
+    def _inner(self, x: jax.Array) -> Inner:
+        """The problem, the same for every input."""
         return Inner(
             ScaledICNN(self.core.maths), self._checked, self._core_params(), self._sharpness
         )
@@ -214,3 +165,6 @@ class BLNN(Constants):
     def _core_params(self) -> dict[str, jax.Array]:
         """The core's parameters with the learned sharpness in its y kernels and biases."""
         return sharpened(self.core.variables["params"], self._sharpness)
+
+    def _flat(self, x: jax.Array) -> jax.Array:
+        return x
