@@ -1,6 +1,7 @@
 """Shared fixtures. Eight simulated devices, so that pmap is tested in every run."""
 
 import contextlib
+import ctypes
 import gc
 import os
 
@@ -15,6 +16,7 @@ import jax  # noqa: E402
 import jaxlib  # noqa: E402
 import pytest  # noqa: E402
 
+_LIBC = ctypes.CDLL(None) if os.name == "posix" else None
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -62,6 +64,8 @@ def _forget():
     yield
     jax.clear_caches()
     gc.collect()
+    if hasattr(_LIBC, "malloc_trim"):  # glibc keeps freed pages otherwise
+        _LIBC.malloc_trim(0)
 
 
 def _compile_faster(config):
