@@ -70,6 +70,7 @@ def test_depthwise_refuses_other_shapes():
         linen_depthwise(jnp.zeros((1, 4, 4, 3)), jnp.zeros((3, 3, 1, 3)), (1, 1), "VALID")
 
 
+@pytest.mark.slow
 def test_split_and_lrp_see_one_convolution(net, x64):
     model, variables, x = net
     variables = jax.tree.map(lambda a: a.astype(jnp.float64), variables)

@@ -79,6 +79,7 @@ def test_weights_are_those_that_linen_sows(x64):
     assert (weights[:, :, 2] == 0).all()
 
 
+@pytest.mark.slow
 def test_rollout_of_a_vit_and_of_jax_attention(x64):
     module = ViT(3, patch=4, width=8, depth=2, heads=2)
     x = jax.random.normal(jax.random.key(1), (8, 8, 1))

@@ -92,6 +92,7 @@ def test_leading_dimensions():
     np.testing.assert_allclose(one, want[0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_wide_input_reduces_to_the_units(x64):
     """d = 30 with 4 units is solved in 4 unknowns: same argmax and derivative as in 30."""
     net, params, x = make(30, features=(3,), solver=FINE)
@@ -161,6 +162,7 @@ def test_relu_inverse_with_kinks():
 UNROLLED = Solver("gradient", max_steps=3000, differentiation="unrolled")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "activation, hidden, solver",
     [
@@ -270,6 +272,7 @@ def test_bad_input():
 # Chains.
 
 
+@pytest.mark.slow
 def test_chain_multiplies_constants_and_inverts(x64):
     chain = Chain(
         (BLNN((4,), 0.5, 1.5, solver=PLAIN), Rotation(), BLNN((4,), 1.0, 2.0, solver=PLAIN))
@@ -309,6 +312,7 @@ def test_chain_errors():
         Chain((Slice(),)).apply({}, x, method="inverse")
 
 
+@pytest.mark.slow
 def test_inverse_error_bound():
     """The record of the inverse bounds the inverse's error, with a tolerance coarse enough to see.
 

@@ -90,6 +90,7 @@ def test_pairwise_is_monotone_in_every_output_with_alpha_zero(x64):
     assert np.ptp(np.asarray(J), axis=0).max() > 0.05  # not one fixed matrix
 
 
+@pytest.mark.slow
 def test_picnn_outputs_can_decrease(x64):
     """Why the certificate refuses vectors: a slope below -0.01 at some of these random weights."""
     net, _, c, y = make_partial(2, 0.0, 5.0, solver=PLAIN)

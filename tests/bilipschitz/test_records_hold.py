@@ -30,7 +30,12 @@ RNG = np.random.default_rng(5)
 
 
 @pytest.mark.parametrize(
-    "dim, widths, beta", [(40, (6, 6), 50.0), (30, (4,), 500.0), (9, (3,), 5.0)]
+    "dim, widths, beta",
+    [
+        (40, (6, 6), 50.0),
+        pytest.param(30, (4,), 500.0, marks=pytest.mark.slow),
+        pytest.param(9, (3,), 5.0, marks=pytest.mark.slow),
+    ],
 )
 def test_wide_float64_input_on_float32_parameters(x64, dim, widths, beta):
     """Fewer units than inputs: the record is that of the full problem, in float64.
@@ -160,6 +165,7 @@ def test_constants_of_unbounded_slopes_are_not_nan():
             assert np.isinf(maths.bounds(core)[1])
 
 
+@pytest.mark.slow
 def test_gates_go_by_what_is_known():
     """Item 27: softplus - 2 with a name gave a slope of 11.30 where 10.5 is promised."""
     shifted = Activation(lambda a: jax.nn.softplus(a) - 2, 1.0, 0.25, name="shifted")

@@ -68,6 +68,7 @@ def test_init_leaves_no_record():
     assert set(shapes) == {"params"}
 
 
+@pytest.mark.slow
 def test_layers_add_up_and_vmap_keeps_its_axis():
     """A chain of two: the second's examples are the first's outputs."""
     chain = Chain((NET, Rotation(), NET.clone()))
@@ -85,6 +86,7 @@ def test_layers_add_up_and_vmap_keeps_its_axis():
     assert len(layers) == 2 and sum(layers) == total == each.sum() == parts and min(layers) > 0
 
 
+@pytest.mark.slow
 def test_partial_and_inverse_are_recorded():
     net = PartialBLNN((3,), 1.0, 9.0, activation=softplus(2.0), solver=SHORT)
     params = drawn(net, X, X)
@@ -131,6 +133,7 @@ def test_training_log_shows_the_count(tmp_path, max_steps):
     assert (want > 0) == (max_steps == 8)
 
 
+@pytest.mark.slow
 def test_pmap_sums_over_devices():
     """Eight devices with two examples each count what one device counts."""
     optimizer = optax.sgd(1e-3)

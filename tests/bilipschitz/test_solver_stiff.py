@@ -78,7 +78,10 @@ def test_start_is_the_newton_step_from_zero(x64):
     np.testing.assert_array_equal(G.newton_start(draw(400)[0], wide), wide / params["curvature"])
 
 
-@pytest.mark.parametrize("dim, scale", [(2, 3.0), (10, 1.0), (40, 3.0)])
+@pytest.mark.parametrize(
+    "dim, scale",
+    [(10, 1.0)] + [pytest.param(dim, 3.0, marks=pytest.mark.slow) for dim in (2, 40)],
+)
 def test_start_does_not_change_the_solution(x64, dim, scale):
     """||y - y*|| <= beta ||r||, so two solutions differ by at most the sum of their bounds."""
     params, x = draw(dim, scale=scale)
@@ -126,6 +129,7 @@ def test_orthonormal_basis_spans_its_columns():
             np.testing.assert_allclose(q @ (q.T @ a), a, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_restricted_problem_has_the_full_solution(x64):
     """d = 60 above 33 units; a second y-kernel repeats the first, so the rows are dependent."""
     params, x = draw(60)
@@ -156,6 +160,7 @@ def test_newton_counts_its_work(linear):
     np.testing.assert_allclose(y, 1 / diagonal, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_unrolled_start_is_differentiable():
     """The Newton start is for methods with a line search; others keep x / c and its derivative."""
     params, x = draw(2, (4,), dtype=jnp.float32)
@@ -164,6 +169,7 @@ def test_unrolled_start_is_differentiable():
     assert np.isfinite(slope).all() and (slope != 0).all()
 
 
+@pytest.mark.slow
 def test_newton_steps_never_climb():
     """A problem on which steps that only halved the residual went round in circles.
 

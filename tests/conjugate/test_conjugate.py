@@ -171,6 +171,7 @@ def test_spec_rules_of_section_4(x64):
     np.testing.assert_allclose(p_bar["w0"], -directional["w0"], rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_envelope_and_second_derivatives(x64):
     """grad value = argmax; hessian value = jacobian of argmax = H^-1, in every nesting."""
     p, x = net_params(2), jnp.array([0.4, -1.1])
@@ -189,6 +190,7 @@ def test_envelope_and_second_derivatives(x64):
         np.testing.assert_allclose(hessian, inverse, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_third_derivatives(x64):
     """A penalty on the Jacobian, in reverse over reverse and forward over reverse."""
     p, x = net_params(2), jnp.array([0.4, -1.1])
@@ -316,6 +318,7 @@ def test_piecewise_linear_needs_unrolling():
     np.testing.assert_allclose(slope, [-1.0, 0.0], atol=1e-2)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_step_limit():
     """Temporary bytes of the compiled gradient at 10, 100 and 1000 steps."""
     p = jax.tree.map(lambda a: a.astype(jnp.float32), net_params(2))
@@ -368,6 +371,7 @@ def test_bad_arguments():
         conjugate(bowl, None, jnp.ones(2), Solver("fixed"))
 
 
+@pytest.mark.slow
 def test_overflow_is_no_success():
     """Where norms are inf in float32, inf <= inf must not pass for converged."""
     G = lambda _, y: 2.0 * y @ y

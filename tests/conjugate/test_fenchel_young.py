@@ -39,6 +39,7 @@ def test_quadratic_closed_form(x64):
     )
 
 
+@pytest.mark.slow
 def test_zero_at_the_maximiser_and_bounds_the_squared_error(x64):
     params = {"w": points(2, 5, DIM, dtype=jnp.float64)}
     x = points(3, 20, DIM, dtype=jnp.float64)
@@ -100,6 +101,7 @@ def test_gradient_uses_no_hessian():
     assert "cholesky" not in text and "linear_solve" not in text
 
 
+@pytest.mark.slow
 def test_trains_a_step_function():
     """Slopes in [1, 10] on a unit step: the loss finds the steepest ramp in 200 steps."""
     net = BLNN((16,), 1.0, 9.0, softplus(300.0))

@@ -89,6 +89,7 @@ def test_clean_scaling_is_fitted_on_the_training_rows_alone(name):
     assert (data.y_train.min(), data.y_train.max()) == (0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL_SETS)
 def test_seed_moves_validation_rows_and_nothing_else(name):
     first, again, other = load(name), load.__wrapped__(name), load(name, seed=1)

@@ -42,6 +42,7 @@ def test_monlip_certificate_and_forms_in_float64(x64):
     np.testing.assert_allclose(layers, compact, atol=50 * 1e-13)
 
 
+@pytest.mark.slow
 def test_bilipnet_bounds_and_inverse(x64):
     """Random weights and five times those: gains within [mu, nu], f^-1 f = id, both forms."""
     net = BiLipNet((7, 5), 0.1, 20.0, depth=2, param_dtype=jnp.float64)

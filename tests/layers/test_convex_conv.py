@@ -104,6 +104,7 @@ def small():
         yield net, x, jax.tree.map(np.asarray, run(params, x))
 
 
+@pytest.mark.slow
 def test_jacobian(small):
     """Symmetric, with eigenvalues in [alpha, alpha + beta]; rounding times beta is the slack."""
     net, _, (J, _, _, _, missed) = small

@@ -79,6 +79,7 @@ def test_balanced_mass_is_as_large_as_the_gradient(x64, pool):
     np.testing.assert_allclose(scaled.g_p, np.prod(sizes) * plain.g_p, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_balanced_under_vmap_and_second_derivatives(x64):
     """Each example of a batch has its own factors; a derivative of a map is finite."""
     fn, x = net64()

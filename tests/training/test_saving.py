@@ -141,6 +141,7 @@ def test_no_model_there(tmp_path):
         mj.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_fresh_process_loads_a_model_of_monojax(tmp_path):
     """Nothing but `import monojax` has happened there."""
     module = TwoBranch((0, 2))
