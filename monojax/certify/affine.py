@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from monojax.base import compat
 from monojax.certify import interval
+from monojax.certify.forms import Form, affine_step, form_of, joined, middle_of, scaled
 from monojax.certify.interval import Interval, meet, up
 from monojax.certify.program import is_float
 from monojax.certify.rules import bilinear_op, contraction_terms
@@ -22,33 +23,6 @@ from monojax.certify.walk import Expr, Root, Walk, enclose, pieces_of
 
 LINE_PIECES = 32
 """Into how many parts a root's interval is cut to find a line's distance."""
-# Linear in their one operand that varies, with coefficients 0 and 1: (operands that vary, sum?).
-_MOVES = frozenset(
-    ("broadcast_in_dim", "copy", "copy_p", "dynamic_slice", "expand_dims", "gather", "name")
-    + ("reshape", "rev", "slice", "squeeze", "transpose")
-)
-_SUMS = frozenset(("cumsum", "reduce_sum", "reduce_window_sum"))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Form:
-    """b + A e, within rho."""
-
-    b: jax.Array
-    A: jax.Array
-    """Coefficients, `[d, *shape]`."""
-    rho: jax.Array
-
-    def size(self) -> jax.Array:
-        """A bound on all magnitudes inside: what rounding errors are relative to."""
-        total = jnp.abs(self.b) + jnp.abs(self.A).sum(axis=0) + self.rho
-        return total * (1 + interval.growth(self.A.shape[0] + 2, total.dtype))
-
-    def box(self) -> Interval:
-        """The interval of its values."""
-        radius = jnp.abs(self.A).sum(axis=0) + self.rho
-        radius = up(radius * (1 + interval.growth(self.A.shape[0] + 2, radius.dtype)))
-        return interval.add(Interval(self.b, self.b), Interval(-radius, radius))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,13 +62,14 @@ class AffineWalk(Walk):
 
     def __init__(self, width: int) -> None:
         """Nothing recorded yet."""
+        super().__init__()
         self.width = width
         self.nodes: list[Node] = []
         """All steps of the surrogate, in order; the first one is the input."""
 
     def start(self, low: jax.Array, high: jax.Array) -> Root:
         """The input itself: x = c + r e."""
-        center, radius = _middle(Interval(low, high))
+        center, radius = middle_of(Interval(low, high))
         form = Form(center, jnp.diag(radius), jnp.zeros_like(center))
         return Root(Interval(low, high), Extra(form, self._node(None)))
 
@@ -127,7 +102,7 @@ class AffineWalk(Walk):
             return self._product(eqn, args, boxes)
         extras = [self._extra(arg) if isinstance(arg, Root) else arg for arg in args]
         forms = [e.form if isinstance(e, Extra) else e for e in extras]
-        form = self._rule(eqn, args, forms)
+        form = form_of(eqn, forms)
         if form is None or eqn.primitive.multiple_results:
             return self._alone(boxes)
         parents = [e.node for e in extras if isinstance(e, Extra)]
@@ -142,24 +117,23 @@ class AffineWalk(Walk):
     def entry(self, value: Any, i: int) -> Any:
         """One step's slice."""
         root = super().entry(value, i)
-        if not isinstance(value, Root):
+        if not isinstance(value, Root) or not is_float(root.box.lo):
             return root
         extra = self._extra(value)
-        form = Form(extra.form.b[i], extra.form.A[:, i], extra.form.rho[i])
-        return self._both(root.box, form, lambda v: v[i], extra.node)
+        form = extra.form.map(lambda v: v[i], extra.form.rho[i])
+        entry = self._both(root.box, form, lambda v: v[i], extra.node)
+        return dataclasses.replace(entry, nan=root.nan)
 
     def stacked(self, values: list[Any]) -> Any:
         """The slices of all steps along a new first axis."""
         root = super().stacked(values)
-        if not isinstance(root, Root):
+        if not isinstance(root, Root) or not is_float(root.box.lo):
             return root
         extras = [self._extra(v if isinstance(v, Root) else self._fixed(v)) for v in values]
-        form = Form(
-            jnp.stack([e.form.b for e in extras]),
-            jnp.stack([e.form.A for e in extras], axis=1),
-            jnp.stack([e.form.rho for e in extras]),
-        )
-        return self._both(root.box, form, lambda *vs: jnp.stack(vs), *(e.node for e in extras))
+        form = joined(lambda *vs: jnp.stack(vs), [e.form for e in extras])
+        nodes = [e.node for e in extras]
+        whole = self._both(root.box, form, lambda *vs: jnp.stack(vs), *nodes)
+        return dataclasses.replace(whole, nan=root.nan)
 
     def _node(self, op: Any, *parents: Node, rho: Any = None) -> Node:
         node = Node(op, parents, rho)
@@ -172,7 +146,7 @@ class AffineWalk(Walk):
 
     def _alone(self, box: Interval) -> Root:
         """A value of which only its interval is known."""
-        middle, radius = _middle(box)
+        middle, radius = middle_of(box)
         zero = jnp.zeros((self.width, *middle.shape), middle.dtype)
         node = self._node(lambda: middle, rho=radius)
         return Root(box, Extra(Form(middle, zero, radius), node))
@@ -194,33 +168,8 @@ class AffineWalk(Walk):
         if id(expr) not in memo:
             forms = [self._exact(a, memo) if isinstance(a, (Root, Expr)) else a for a in expr.args]
             known = not any(f is None for f in forms)
-            memo[id(expr)] = _affine_step(expr.eqn, forms) if known else None
+            memo[id(expr)] = affine_step(expr.eqn, forms) if known else None
         return memo[id(expr)]
-
-    def _rule(self, eqn: Any, args: list[Any], forms: list[Any]) -> Form | None:
-        """The form of a primitive's result that is linear in what varies; None for others."""
-        name = eqn.primitive.name
-        constant = lambda arg: _constant_form(jnp.asarray(arg), self.width)
-        if name in _MOVES and isinstance(args[0], Root):
-            return _moved(eqn, forms[0], args[1:], 1)
-        if name in _SUMS:
-            return _moved(eqn, forms[0], args[1:], max(1, args[0].box.lo.size))
-        if name in ("concatenate", "pad", "stack"):
-            full = [f if isinstance(f, Form) else constant(f) for f in forms]
-            return _joined(lambda *vs: compat.bind(eqn, *vs), full)
-        if name == "select_n" and not isinstance(args[0], Root):
-            full = [f if isinstance(f, Form) else constant(f) for f in forms[1:]]
-            return _joined(lambda *vs: compat.bind(eqn, args[0], *vs), full)
-        if name in ("dot_general", "conv_general_dilated"):
-            op, terms = bilinear_op(eqn), contraction_terms(eqn)
-            left, (x, w) = isinstance(args[0], Root), args
-            if left:
-                return _linear(lambda v: op(v, w), lambda v: op(v, jnp.abs(w)), forms[0], terms)
-            return _linear(lambda v: op(x, v), lambda v: op(jnp.abs(x), v), forms[1], terms)
-        shape = eqn.outvars[0].aval.shape
-        return _affine_step(
-            eqn, [_spread_out(f, shape) if isinstance(f, Form) else f for f in forms]
-        )
 
     def _product(self, eqn: Any, args: list[Any], box: Interval) -> Root:
         """x y = cx y + x cy - cx cy, within rx ry, around the middles of both intervals."""
@@ -232,7 +181,7 @@ class AffineWalk(Walk):
                 contraction_terms(eqn),
             )
         )
-        (cx, rx), (cy, ry) = (_middle(arg.box) for arg in args)
+        (cx, rx), (cy, ry) = (middle_of(arg.box) for arg in args)
         (fx, nx), (fy, ny) = ((e.form, e.node) for e in map(self._extra, args))
         shift, rest = -op(cx, cy), op(rx, ry)
         g = interval.growth(3 * terms + 6, rest.dtype)
@@ -259,100 +208,6 @@ def _evaluated(expr: Any, z: jax.Array, memo: dict[int, Any]) -> Any:
     return memo[id(expr)]
 
 
-def _constant_form(value: jax.Array, width: int) -> Form:
-    return Form(value, jnp.zeros((width, *value.shape), value.dtype), jnp.zeros_like(value))
-
-
-def _middle(box: Interval) -> tuple[jax.Array, jax.Array]:
-    center = jnp.where(box.lo == box.hi, box.lo, box.lo / 2 + box.hi / 2)
-    return center, jnp.where(
-        box.lo == box.hi, 0, up(jnp.maximum(box.hi - center, center - box.lo), 2)
-    )
-
-
-def _linear(op: Any, absolute: Any, x: Form, terms: int) -> Form:
-    """A linear map, with its rounding errors in rho."""
-    g = interval.growth(terms + 2, x.b.dtype)
-    slack = g * absolute(x.size()) * (1 + g) + (terms * _terms_of(x)) * interval.tiny_of(x.b)
-    rho = absolute(x.rho) * (1 + g)
-    return Form(op(x.b), jax.vmap(op)(x.A), up(rho + slack, 4))
-
-
-def _spread_out(x: Form, shape: tuple[int, ...]) -> Form:
-    """A scalar beside an array, as jax's elementwise primitives allow it."""
-    if x.b.shape == shape or x.b.shape != ():
-        return x
-    full = lambda v: jnp.broadcast_to(v, shape)
-    return Form(full(x.b), jax.vmap(full)(x.A), full(x.rho))
-
-
-def _terms_of(x: Form) -> int:
-    """How many numbers of a form may each have been flushed to zero, with some to spare."""
-    return x.A.shape[0] + 4
-
-
-def _moved(eqn: Any, x: Form, rest: list[Any], terms: int) -> Form:
-    op = lambda v: compat.bind(eqn, v, *rest)
-    if terms == 1:
-        return Form(op(x.b), jax.vmap(op)(x.A), op(x.rho))
-    return _linear(op, op, x, terms)
-
-
-def _joined(op: Any, forms: list[Form]) -> Form:
-    """Entries side by side, or chosen by what is constant."""
-    return Form(
-        op(*(f.b for f in forms)),
-        jax.vmap(op)(*(f.A for f in forms)),
-        op(*(f.rho for f in forms)),
-    )
-
-
-def scaled(x: Form, slope: jax.Array, shift: jax.Array, rho: jax.Array) -> Form:
-    """slope x + shift, within another rho."""
-    size = jnp.abs(slope) * x.size() + jnp.abs(shift)
-    slack = 4 * interval.eps_of(size) * size + _terms_of(x) * interval.tiny_of(size)
-    total = jnp.abs(slope) * x.rho + rho
-    return Form(slope * x.b + shift, slope[None] * x.A, up(total + slack, 8))
-
-
-def _affine_step(eqn: Any, forms: list[Any]) -> Form | None:
-    """An elementwise primitive that is affine in what varies; None for any other."""
-    name = eqn.primitive.name
-    varying = [isinstance(f, Form) for f in forms]
-    if name == "neg":
-        x = forms[0]
-        return Form(-x.b, -x.A, x.rho)
-    if name == "convert_element_type" and jnp.issubdtype(eqn.params["new_dtype"], jnp.floating):
-        x, dtype = forms[0], eqn.params["new_dtype"]
-        eps = max(float(jnp.finfo(dtype).eps), float(jnp.finfo(x.b.dtype).eps))
-        slack = (x.size() * (2 * eps)).astype(dtype)
-        tiny = max(float(jnp.finfo(dtype).tiny), float(jnp.finfo(x.b.dtype).tiny))
-        slack = up(slack + jnp.asarray(_terms_of(x) * tiny, dtype), 4)
-        return Form(x.b.astype(dtype), x.A.astype(dtype), up(x.rho.astype(dtype) + slack, 4))
-    if name in ("add", "add_any", "sub"):
-        sign = -1 if name == "sub" else 1
-        if all(varying):
-            x, y = forms
-            slack = 4 * interval.eps_of(x.b) * (x.size() + y.size())
-            slack = slack + _terms_of(x) * interval.tiny_of(x.b)
-            return Form(x.b + sign * y.b, x.A + sign * y.A, up(x.rho + y.rho + slack, 4))
-        x, k, first = (forms[0], forms[1], 1) if varying[0] else (forms[1], forms[0], sign)
-        b = first * x.b + (k if not varying[0] else sign * k)
-        slack = 4 * interval.eps_of(b) * (x.size() + jnp.abs(k))
-        slack = slack + _terms_of(x) * interval.tiny_of(b)
-        return Form(b, first * x.A, up(x.rho + slack, 4))
-    if name in ("mul", "div") and sum(varying) == 1 and (name == "mul" or varying[0]):
-        x, k = (forms[0], forms[1]) if varying[0] else (forms[1], forms[0])
-        k = jnp.broadcast_to(jnp.asarray(k, x.b.dtype), x.b.shape)
-        over = (lambda v: v / k) if name == "div" else (lambda v: v * k)
-        size = jnp.abs(over(x.size()))
-        slack = 8 * interval.eps_of(k) * size + _terms_of(x) * interval.tiny_of(k)
-        if name == "div":  # as in the rule of intervals: the reciprocal may be flushed to 0
-            slack = jnp.where(jnp.abs(k) > 0.25 / interval.tiny_of(k), jnp.inf, slack)
-        return Form(over(x.b), jax.vmap(over)(x.A), up(jnp.abs(over(x.rho)) + slack, 8))
-    return None
-
-
 def line_of(expr: Expr, box: Interval) -> Line:
     """A line for an elementwise function over its root's interval, and how far it is off.
 
@@ -373,8 +228,7 @@ def line_of(expr: Expr, box: Interval) -> Line:
     run = (parts.lo[-1] / 2 + parts.hi[-1] / 2) - (parts.lo[0] / 2 + parts.hi[0] / 2)
     usable = (run > 0) & jnp.isfinite(rise) & jnp.isfinite(width)
     slope = jnp.where(usable, rise / jnp.where(usable, run, 1), 0)
-    slopes = Interval(*(jnp.broadcast_to(slope, values.lo.shape),) * 2)
-    off = interval.add(values, interval.neg(interval.mul(slopes, parts)))
+    off = interval.add(values, interval.scaled(parts, -slope[None]))
     low, high = off.lo.min(axis=0), off.hi.max(axis=0)
-    shift, rho = _middle(Interval(low, high))
+    shift, rho = middle_of(Interval(low, high))
     return Line(slope, shift, rho)

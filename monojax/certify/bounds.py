@@ -1,6 +1,5 @@
 """Bounds on a gradient over many boxes at once: interval, forward-linear and backward-linear."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -78,25 +77,18 @@ def bounds_of(program: ClosedJaxpr, low: Any, high: Any, *, bound: str) -> Inter
       Interval `[d]`.
     """
     one_of(bound, BOUNDS, "bound")
+    walk: Walk
     if bound == "interval":
-        (out,) = Walk().run(program, [Root(Interval(low, high))])
-        return _box(out, low)
-    walk = AffineWalk(low.shape[0])
-    (out,) = walk.run(program, [walk.start(low, high)])
-    if bound == "forward" or not isinstance(out, Root):
-        return _box(out, low)
-    return _box(Root(backward_bounds(walk, low, high, out)), low)
-
-
-def _box(out: Any, like: jax.Array) -> Interval:
+        walk = Walk()
+        (out,) = walk.run(program, [Root(Interval(low, high))])
+    else:
+        walk = affine = AffineWalk(low.shape[0])
+        (out,) = affine.run(program, [affine.start(low, high)])
+        if bound != "forward" and isinstance(out, Root):
+            out = Root(backward_bounds(affine, low, high, out))
     box = out.box if isinstance(out, Root) else interval.as_interval(out)
-    return Interval(
-        jnp.broadcast_to(box.lo, like.shape).astype(like.dtype),
-        jnp.broadcast_to(box.hi, like.shape).astype(like.dtype),
-    )
-
-
-def compiled_bounds(program: ClosedJaxpr, bound: str) -> Callable[[Any, Any], Interval]:
-    """Bounds over many boxes, compiled once: ``([n, d], [n, d]) -> Interval [n, d]``."""
-    one = functools.partial(bounds_of, program, bound=bound)
-    return jax.jit(jax.vmap(lambda low, high: one(low, high)))
+    lo, hi = (jnp.broadcast_to(end, low.shape).astype(low.dtype) for end in box)
+    if walk.undefined is False:
+        return Interval(lo, hi)
+    unknown = walk.undefined  # a decision by NaN: nothing is known of what the program does
+    return Interval(jnp.where(unknown, -jnp.inf, lo), jnp.where(unknown, jnp.inf, hi))

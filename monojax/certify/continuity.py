@@ -18,14 +18,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from monojax.base.compat import enable_x64
+from monojax.base import compat
+from monojax.base.compat import ClosedJaxpr, enable_x64
 from monojax.base.jaxprs import Call, Cond, CustomRule, Scan, evaluate, structure_of
 from monojax.certify import interval
 from monojax.certify.elementwise import ELEMENTWISE
 from monojax.certify.interval import Interval, as_interval
-from monojax.certify.program import CertifyError, as_results, is_float, own_constants, place
+from monojax.certify.program import CertifyError, as_results, is_float, place
 from monojax.certify.rules import RULES
-from monojax.certify.walk import Walk, _ruled, _shaped
+from monojax.certify.walk import Walk, is_exact, ruled, shaped
 
 AGREE = 1e-12
 """How wide the enclosures of two cases may be where they meet, relative to their size."""
@@ -52,10 +53,13 @@ class _Expr:
     root: _Root
     at: Callable[[Interval, dict], Interval]
     """Enclosure where the root lies in an interval; the dictionary remembers what was computed."""
-    affine: tuple[Interval, Interval] | None = None
-    """(scale, shift), where it is affine."""
+    affine: "Line | None" = None
+    """Its scale and shift, where it is affine."""
     switches: tuple[Any, ...] = ()
-    """For what is no float: enclosures of the roots' values where it changes, None: unknown."""
+    """For what is no float: where it changes, by `_switch`; None: unknown.
+
+    Lines are functions, so that all that a decision asks for is computed by one compiled program.
+    """
 
     def __call__(self, z: Interval, memo: dict) -> Interval:
         if id(self) not in memo:
@@ -63,20 +67,26 @@ class _Expr:
         return memo[id(self)]
 
 
-def check_continuous(fn: Callable, width: int) -> None:
-    """Raises unless ``fn`` is seen to be continuous.
+Line = Callable[[], tuple[Interval, Interval]]
+"""Gives (scale, shift)."""
+
+
+def check_continuous(closed: ClosedJaxpr) -> None:
+    """Raises unless a function is seen to be continuous where it is a number.
 
     Args:
-      fn: map of ONE example float `[d]` to a scalar.
-      width: d.
+      closed: of `traced`, in float64.
 
     Raises:
       CertifyError: naming the primitive that jumps, or that may.
     """
     with enable_x64():
-        example = jax.ShapeDtypeStruct((width,), jnp.float64)
-        closed = own_constants(jax.make_jaxpr(fn)(example))
-        evaluate(closed, [_fresh(example)], _apply)
+        _evaluated(closed, [_fresh(var.aval) for var in closed.jaxpr.invars])
+
+
+def _evaluated(closed: ClosedJaxpr, args: list[Any]) -> list[Any]:
+    """What results are not made of may jump."""
+    return evaluate(closed, args, _apply, outs=range(len(closed.jaxpr.outvars)))
 
 
 def _fresh(aval: Any) -> _Expr:
@@ -86,22 +96,21 @@ def _fresh(aval: Any) -> _Expr:
     return _Expr(_Root(tuple(aval.shape)), lambda z, memo: z, _line(aval.shape))
 
 
-def _line(shape: tuple[int, ...]) -> tuple[Interval, Interval]:
-    one = jnp.ones(shape)
-    return as_interval(one), as_interval(one * 0)
+def _line(shape: tuple[int, ...]) -> Line:
+    return lambda: (as_interval(jnp.ones(shape)), as_interval(jnp.zeros(shape)))
 
 
 def _apply(eqn: Any, args: list[Any]) -> Any:
     name, structure = eqn.primitive.name, structure_of(eqn)
     if isinstance(structure, (Call, CustomRule)):
-        return as_results(eqn, evaluate(structure.body, args, _apply))
+        return as_results(eqn, _evaluated(structure.body, args))
     if not any(isinstance(arg, _Expr) for arg in args):
-        return Walk().constant(eqn, args)
+        return _constant(eqn, args)
     if isinstance(structure, Scan):
         return _scan(eqn, structure, args)
     if isinstance(structure, Cond) and isinstance(args[0], (int, np.ndarray, jax.Array)):
         branch = structure.branches[int(np.clip(args[0], 0, len(structure.branches) - 1))]
-        return as_results(eqn, evaluate(branch, args[1:], _apply))
+        return as_results(eqn, _evaluated(branch, args[1:]))
     if structure is not None:
         raise CertifyError(f"fn may jump: no bound for {place(eqn)} of values that depend on x.")
     if name == "stop_gradient":
@@ -120,15 +129,33 @@ def _apply(eqn: Any, args: list[Any]) -> Any:
     return outs if eqn.primitive.multiple_results else outs[0]
 
 
+def _constant(eqn: Any, args: list[Any]) -> Any:
+    """One equation of constants; their enclosures, where it rounds, by one compiled program."""
+    if not any(isinstance(arg, Interval) for arg in args) and is_exact(eqn):
+        return compat.bind(eqn, *args)
+    given = [i for i, arg in enumerate(args) if isinstance(arg, Interval) or is_float(arg)]
+
+    def run(floats):
+        walk, operands = Walk(), list(args)
+        for i, value in zip(given, floats, strict=True):
+            operands[i] = value
+        return walk.constant(eqn, operands), walk.undefined_constant
+
+    out, undefined = jax.jit(run)([args[i] for i in given])
+    if bool(undefined):
+        raise CertifyError(f"{place(eqn)} of constants is not a number.")
+    return out
+
+
 def _changes_kind(eqn: Any, name: str) -> bool:
-    """True for conversions between floats and others, and to floats of few bits."""
-    if name == "reduce_precision":
+    """True for conversions between floats and others, and for results in floats of few bits."""
+    made = [var.aval.dtype for var in eqn.outvars]
+    floats = [jnp.issubdtype(dtype, jnp.floating) for dtype in made]
+    small = any(f and jnp.finfo(d).bits < 32 for f, d in zip(floats, made, strict=True))
+    if name == "reduce_precision" or small:  # a dot can round, too
         return True
-    old, new = (atom.aval.dtype for atom in (eqn.invars[0], eqn.outvars[0]))
-    if name != "convert_element_type":
-        return False
-    kinds = [jnp.issubdtype(dtype, jnp.floating) for dtype in (old, new)]
-    return kinds[0] != kinds[1] or (kinds[1] and jnp.finfo(new).bits < 32)
+    given = jnp.issubdtype(eqn.invars[0].aval.dtype, jnp.floating)
+    return name == "convert_element_type" and given != floats[0]
 
 
 def _refuse(eqn: Any) -> None:
@@ -157,13 +184,13 @@ def _elementwise(eqn: Any, name: str, args: list[Any]) -> Any:
             _refuse(eqn)
         return None
     (root,) = roots
-    args = [arg if isinstance(arg, _Expr) else _shaped(arg, shape) for arg in args]
-    at = lambda z, memo: _ruled(
+    args = [arg if isinstance(arg, _Expr) else shaped(arg, shape) for arg in args]
+    at = lambda z, memo: ruled(
         eqn, [arg(z, memo) if isinstance(arg, _Expr) else arg for arg in args]
     )
     switches = tuple(s for arg in varying for s in arg.switches)
     if name in _COMPARE:
-        return _Expr(root, at, None, (None,) if switches else (_where_equal(args),))
+        return _Expr(root, at, None, (None,) if switches else (_switch(args),))
     if name == "select_n":
         if isinstance(args[0], _Expr) and is_float(out.aval):
             _check_select(eqn, args)
@@ -175,66 +202,91 @@ def _elementwise(eqn: Any, name: str, args: list[Any]) -> Any:
     return _Expr(root, at, _affine(name, args))
 
 
-def _affine(name: str, args: list[Any]) -> Any:
+def _affine(name: str, args: list[Any]) -> Line | None:
     """Scale and shift of a sum or a multiple of affine functions."""
-    parts: list[Any] = [arg.affine if isinstance(arg, _Expr) else _level(arg) for arg in args]
-    if any(part is None for part in parts):
+    parts = [arg.affine if isinstance(arg, _Expr) else _level(arg) for arg in args]
+    lines = [part for part in parts if part is not None]
+    if len(lines) < len(parts):
         return None
-    if name in ("add", "add_any", "sub"):
-        second = parts[1] if name != "sub" else tuple(map(interval.neg, parts[1]))
-        return tuple(interval.add(a, b) for a, b in zip(parts[0], second, strict=True))
-    if name == "neg":
-        return tuple(map(interval.neg, parts[0]))
-    if name == "convert_element_type":
-        return parts[0]
     fixed = [i for i, arg in enumerate(args) if not isinstance(arg, _Expr)]
+    if name in ("add", "add_any", "sub"):
+
+        def total() -> tuple[Interval, Interval]:
+            a, b = (line() for line in lines)
+            b = (interval.neg(b[0]), interval.neg(b[1])) if name == "sub" else b
+            return interval.add(a[0], b[0]), interval.add(a[1], b[1])
+
+        return total
+    if name == "neg":
+        return _both(lines[0], interval.neg)
+    if name == "convert_element_type":
+        return lines[0]
     if name == "mul" and fixed:
-        k = parts[fixed[0]][1]
-        return tuple(interval.mul(part, k) for part in parts[1 - fixed[0]])
+        k, line = lines[fixed[0]], lines[1 - fixed[0]]
+        return _both(line, lambda part: interval.mul(part, k()[1]))
     if name == "div" and fixed == [1]:
-        return tuple(ELEMENTWISE["div"](None, part, parts[1][1]) for part in parts[0])
+        return _both(lines[0], lambda part: ELEMENTWISE["div"](None, part, lines[1]()[1]))
     return None
 
 
-def _level(value: Any) -> tuple[Interval, Interval]:
+def _both(line: Line, fn: Callable[[Interval], Interval]) -> Line:
+    def applied() -> tuple[Interval, Interval]:
+        scale, shift = line()
+        return fn(scale), fn(shift)
+
+    return applied
+
+
+def _level(value: Any) -> Line:
     box = as_interval(value)
-    box = Interval(box.lo.astype(jnp.float64), box.hi.astype(jnp.float64))
-    return as_interval(jnp.zeros_like(box.lo)), box
+    level = Interval(box.lo.astype(jnp.float64), box.hi.astype(jnp.float64))
+    return lambda: (as_interval(jnp.zeros_like(level.lo)), level)
 
 
-def _where_equal(args: list[Any]) -> Interval | None:
-    """The root's value where two affine functions are equal; None where it is not known.
-
-    NaN where they are nowhere equal.
-    """
-    found = _affine("sub", args)
-    if found is None:
+def _switch(args: list[Any]) -> Any:
+    """Where a comparison changes: the line that is 0 there, and what is known exactly there."""
+    line = _affine("sub", args)
+    if line is None:
         return None
-    scale, shift = found
+    exact = [(a, b) for a, b in (args, args[::-1]) if isinstance(a, _Expr)]
+    return line, [(a, as_interval(b)) for a, b in exact if not isinstance(b, _Expr)]
+
+
+def _crossing(line: Line) -> tuple[Interval, jax.Array, jax.Array]:
+    """The root's value where a line is 0; whether it is known; where it is 0 at all."""
+    scale, shift = line()
     never = (scale.lo == 0) & (scale.hi == 0)
-    if bool(((scale.lo <= 0) & (scale.hi >= 0) & ~never).any()):
-        return None
+    known = (scale.lo > 0) | (scale.hi < 0) | never
     one = jnp.ones_like(scale.lo)
     safe = Interval(jnp.where(never, one, scale.lo), jnp.where(never, one, scale.hi))
     z = ELEMENTWISE["div"](None, interval.neg(shift), safe)
-    return Interval(jnp.where(never, jnp.nan, z.lo), jnp.where(never, jnp.nan, z.hi))
+    return Interval(*(jnp.where(never, 0.0, end) for end in z)), known.all(), ~never
 
 
 def _check_select(eqn: Any, args: list[Any]) -> None:
     """The cases must agree at every number where the condition changes."""
     which, *cases = args
-    for switch in which.switches:
-        if switch is None:
+    if None in which.switches:
+        _refuse(eqn)
+
+    def enclosed():
+        found = []
+        for line, exact in which.switches:
+            z, known, matters = _crossing(line)
+            memo = {id(value): level for value, level in exact}
+            boxes = [c(z, memo) if isinstance(c, _Expr) else as_interval(c) for c in cases]
+            found.append((boxes, known, matters))
+        return found
+
+    for boxes, known, matters in jax.jit(enclosed)():
+        if not known:
             _refuse(eqn)
-        matters = ~np.isnan(np.asarray(switch.lo))
-        z = Interval(*(jnp.where(matters, end, 0.0) for end in switch))
-        memo: dict = {}
-        found = [case(z, memo) if isinstance(case, _Expr) else as_interval(case) for case in cases]
-        low, high = (np.stack([np.asarray(box[i], float) for box in found]) for i in (0, 1))
+        low, high = (np.stack([np.asarray(box[i], float) for box in boxes]) for i in (0, 1))
         apart = low.max(axis=0) > high.min(axis=0)
         size = np.maximum(np.abs(low), np.abs(high)).max(axis=0)
         with np.errstate(invalid="ignore"):
             agree = ~apart & (high.max(axis=0) - low.min(axis=0) <= AGREE * size)
+            agree &= np.isfinite(size)  # two cases that overflow are not seen to agree
         if np.any(matters & ~agree):
             raise CertifyError(
                 f"fn jumps, or may: the cases of {place(eqn)} are not seen to agree where its "
@@ -258,5 +310,5 @@ def _scan(eqn: Any, scan: Scan, args: list[Any]) -> list[Any]:
         inner = [*consts, *map(_fresh, avals[len(consts) : first])]
         for s, aval in zip(slices, avals[first:], strict=True):
             inner.append(_fresh(aval) if isinstance(s, _Expr) else Walk().entry(s, i))
-        evaluate(scan.body, inner, _apply)
+        _evaluated(scan.body, inner)
     return [_fresh(var.aval) for var in eqn.outvars]

@@ -4,13 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from monojax.base.compat import enable_x64
-from monojax.certify.continuity import check_continuous
-from monojax.certify.program import gradient_program
-from monojax.certify.search import CHUNK, STARTS, Search, Task, checked, typed_key
+from monojax.certify.search import CHUNK, STARTS, Search, Task, checked, posed, typed_key
 
 LABELS = ("rising", "falling", "mixed", "unknown")
 
@@ -59,9 +56,8 @@ def discover_monotone(
     """
     width = np.shape(low)
     task = checked(fn, low, high, np.zeros(width, int), budget, bound, onehot)
-    check_continuous(fn, task.low.size)
+    program = posed(fn, task.low.size).program
     with enable_x64():
-        program = gradient_program(fn, jax.ShapeDtypeStruct(task.low.shape, jnp.float64))
         key = typed_key(jax.random.key(0) if key is None else key)
         return _Directions(task, program, key).found()
 

@@ -1,5 +1,6 @@
 """Interval rules of elementwise functions: ends where they are monotone, hulls elsewhere."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,8 @@ def _rising(
     """A non-decreasing function with values in [low, high]; ``odd``: with the sign of x."""
 
     def rule(eqn: Any, x: Interval) -> Interval:
-        lo, hi = down(fn(x.lo), ulps(x.lo)), up(fn(x.hi), ulps(x.hi))
+        # Twice, for a result that was flushed to 0 though it is no subnormal number yet.
+        lo, hi = down(down(fn(x.lo), ulps(x.lo))), up(up(fn(x.hi), ulps(x.hi)))
         if odd:  # an enclosure that keeps the sign keeps slopes provable
             lo = jnp.where(x.lo >= 0, jnp.maximum(lo, 0), lo)
             hi = jnp.where(x.hi <= 0, jnp.minimum(hi, 0), hi)
@@ -134,8 +136,9 @@ def _pow(eqn: Any, x: Any, y: Any) -> Interval:
     ends = [jnp.power(a, b) for a in (zero, x.hi) for b in y]
     sizes = [jnp.nan_to_num(jnp.abs(jnp.log(end)), nan=0.0, posinf=1e4) for end in ends]
     ulps = [4 * ULPS + 2 * jnp.minimum(size, 1e4) for size in sizes]
-    low = jnp.stack([down(end, n) for end, n in zip(ends, ulps, strict=True)]).min(axis=0)
-    high = jnp.stack([up(end, n) for end, n in zip(ends, ulps, strict=True)]).max(axis=0)
+    lows = [down(end, n) for end, n in zip(ends, ulps, strict=True)]
+    highs = [up(end, n) for end, n in zip(ends, ulps, strict=True)]
+    low, high = functools.reduce(jnp.minimum, lows), functools.reduce(jnp.maximum, highs)
     return _nothing_where(x.lo < 0, Interval(jnp.maximum(low, 0), high))
 
 
@@ -220,24 +223,46 @@ def _reduce_precision(eqn: Any, x: Interval) -> Interval:
 
 
 def _div(eqn: Any, x: Any, y: Any) -> Interval:
-    x, y = as_interval(x), as_interval(y)
-    spans = (y.lo <= 0) & (y.hi >= 0)
-    quotients = [(a, b) for a in x for b in y]
-    low = jnp.stack([_div_down(a, b) for a, b in quotients]).min(axis=0)
-    high = -jnp.stack([_div_down(-a, b) for a, b in quotients]).min(axis=0)
-    return Interval(jnp.where(spans, -jnp.inf, low), jnp.where(spans, jnp.inf, high))
+    x = as_interval(x)
+    if not isinstance(y, Interval):
+        rises = y > 0
+        first, last = jnp.where(rises, x.lo, x.hi), jnp.where(rises, x.hi, x.lo)
+        low, high = _div_down(first, y), -_div_down(-last, y)
+        return Interval(jnp.where(y == 0, -jnp.inf, low), jnp.where(y == 0, jnp.inf, high))
+    ends = [a / b for a in x for b in y]
+    ends = [jnp.where(end == end, end, 0) for end in ends]  # an infinite end by an infinite one
+    low, high = functools.reduce(jnp.minimum, ends), functools.reduce(jnp.maximum, ends)
+    unit = (y.lo == y.hi) & (jnp.abs(y.lo) == 1)
+    low, high = jnp.where(unit, low, down(low, 4)), jnp.where(unit, high, up(high, 4))
+    same = ((x.lo >= 0) & (y.lo >= 0)) | ((x.hi <= 0) & (y.hi <= 0))
+    other = ((x.lo >= 0) & (y.hi <= 0)) | ((x.hi <= 0) & (y.lo >= 0))
+    low = jnp.where(same, jnp.maximum(low, 0), low)
+    high = jnp.where(other, jnp.minimum(high, 0), high)
+    size = jnp.maximum(jnp.abs(y.lo), jnp.abs(y.hi))
+    open_ = ((y.lo <= 0) & (y.hi >= 0)) | (jnp.isfinite(size) & (size > _huge(size)))
+    return Interval(jnp.where(open_, -jnp.inf, low), jnp.where(open_, jnp.inf, high))
+
+
+def _huge(x: jax.Array) -> Any:
+    """XLA divides by a constant as it multiplies by its reciprocal, which may be flushed to 0."""
+    return 0.25 / interval.tiny_of(x)
 
 
 def _div_down(a: jax.Array, b: jax.Array) -> jax.Array:
-    # XLA divides by a constant as it multiplies by its reciprocal, which may be flushed to 0.
-    low = down(a / b, 4)
-    low = jnp.where(jnp.abs(b) > 0.25 / interval.tiny_of(b), -jnp.inf, low)
-    low = jnp.where((a > 0) == (b > 0), jnp.maximum(low, 0), low)
-    return jnp.where(a == 0, 0, jnp.where(jnp.abs(b) == 1, a * b, low))
+    quotient = a / b
+    low = jnp.where((a > 0) == (b > 0), jnp.maximum(down(quotient, 4), 0), down(quotient, 4))
+    low = jnp.where(jnp.abs(b) > _huge(quotient), -jnp.inf, low)
+    return jnp.where(a == 0, 0, jnp.where(jnp.abs(b) == 1, quotient, low))
 
 
 def _binary(fn: Callable[[Interval, Interval], Interval]) -> Rule:
     return lambda eqn, x, y: fn(as_interval(x), as_interval(y))
+
+
+def _mul(eqn: Any, x: Any, y: Any) -> Interval:
+    if not isinstance(y, Interval):
+        return interval.scaled(x, y)
+    return interval.mul(x, y) if isinstance(x, Interval) else interval.scaled(y, x)
 
 
 def _max(x: Interval, y: Interval) -> Interval:
@@ -298,7 +323,7 @@ ELEMENTWISE: dict[str, Rule] = {
     "lt": _compare(lambda x, y: x.hi < y.lo, lambda x, y: x.lo < y.hi),
     "max": _binary(_max),
     "min": _binary(_min),
-    "mul": _binary(interval.mul),
+    "mul": _mul,
     "ne": _ne,
     "neg": lambda eqn, x: interval.neg(x),
     "not": _not,
@@ -317,3 +342,34 @@ ELEMENTWISE: dict[str, Rule] = {
     "tanh": _rising(jnp.tanh, -1.0, 1.0, True),
 }
 """Enclosure of each elementwise primitive: function of (equation, operands)."""
+
+
+def _spans(x: Interval) -> jax.Array:
+    return (x.lo <= 0) & (x.hi >= 0)
+
+
+def _no_quotient(eqn: Any, x: Any, y: Any) -> jax.Array | None:
+    """By what may be 0; a constant is looked at now."""
+    if not isinstance(y, Interval) and not isinstance(y, jax.core.Tracer) and np.all(y != 0):
+        return None
+    return _spans(as_interval(y))
+
+
+def _no_power(eqn: Any, x: Any, y: Any) -> jax.Array:
+    """A negative base, and 0 to what may not be positive."""
+    x, y = as_interval(x), as_interval(y)
+    return (x.lo < 0) | ((x.lo <= 0) & (y.lo <= 0))
+
+
+UNDEFINED: dict[str, Rule] = {
+    "div": _no_quotient,
+    "integer_pow": lambda eqn, x: _spans(x) if eqn.params["y"] < 0 else None,
+    "log": lambda eqn, x: x.lo <= 0,
+    "log1p": lambda eqn, x: x.lo <= -1,
+    "pow": _no_power,
+    "rsqrt": lambda eqn, x: x.lo <= 0,
+    "sqrt": lambda eqn, x: x.lo < 0,
+}
+"""Where a primitive may give no number: function of (equation, enclosures), None for nowhere."""
+DECIDES = frozenset(("eq", "ge", "gt", "is_finite", "le", "lt", "ne", "sign", "sort"))
+"""Primitives with a result that is no NaN where an operand is."""

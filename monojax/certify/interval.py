@@ -17,6 +17,7 @@ dots and convolutions accumulated in the values' own dtype or a wider one (produ
 the highest precision, which matters on TPU and on GPUs with TF32).
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -52,8 +53,8 @@ def tiny_of(x: jax.Array) -> Any:
 def sound(x: Interval) -> Interval:
     """NaN ends become infinite: nothing is known there. So do ends that overflowed."""
     most = jnp.finfo(x.lo.dtype).max  # an overflow of the wrong end
-    lo = jnp.where(jnp.isnan(x.lo), -jnp.inf, jnp.minimum(x.lo, most))
-    hi = jnp.where(jnp.isnan(x.hi), jnp.inf, jnp.maximum(x.hi, -most))
+    lo = jnp.where(x.lo == x.lo, jnp.minimum(x.lo, most), -jnp.inf)
+    hi = jnp.where(x.hi == x.hi, jnp.maximum(x.hi, -most), jnp.inf)
     return Interval(lo, hi)
 
 
@@ -74,10 +75,8 @@ def hull(*xs: Interval) -> Interval:
 
 
 def down(x: jax.Array, ulps: Any = 1) -> jax.Array:
-    """A number at most ``ulps`` units below ``x`` and surely no larger than what ``x`` rounds."""
-    step = jnp.maximum(jnp.abs(x) * (ulps * eps_of(x)), tiny_of(x))
-    largest = jnp.finfo(x.dtype).max
-    return jnp.where(x == jnp.inf, largest, jnp.where(jnp.isinf(x), x, x - step))
+    """A number below what rounds to ``x`` with an error of ``ulps`` units; NaN if x is +inf."""
+    return x - jnp.maximum(jnp.abs(x) * (ulps * eps_of(x)), tiny_of(x))
 
 
 def up(x: jax.Array, ulps: Any = 1) -> jax.Array:
@@ -99,9 +98,9 @@ def add(x: Interval, y: Interval) -> Interval:
 def _add_down(a: jax.Array, b: jax.Array) -> jax.Array:
     total = a + b
     low = down(total)
-    low = jnp.where((a >= 0) & (b >= 0), jnp.maximum(low, 0), low)
-    exact = (a == -b) | (a == 0) | (b == 0)
-    return jnp.where(exact, total, low)
+    low = jnp.where(a >= 0, jnp.maximum(low, b), low)  # which is exact where a is 0
+    low = jnp.where(b >= 0, jnp.maximum(low, a), low)
+    return jnp.where(a == -b, total, low)
 
 
 def neg(x: Interval) -> Interval:
@@ -111,19 +110,31 @@ def neg(x: Interval) -> Interval:
 
 def mul(x: Interval, y: Interval) -> Interval:
     """x y: the extremes of the four products of ends."""
-    ends = [(a, b) for a in x for b in y]
-    low = jnp.stack([_mul_down(a, b) for a, b in ends]).min(axis=0)
-    high = -jnp.stack([_mul_down(-a, b) for a, b in ends]).min(axis=0)
-    return Interval(low, high)
+    ends = [a * b for a in x for b in y]
+    ends = [jnp.where(end == end, end, 0) for end in ends]  # 0 times an end that is infinite
+    low, high = functools.reduce(jnp.minimum, ends), functools.reduce(jnp.maximum, ends)
+    same = ((x.lo >= 0) & (y.lo >= 0)) | ((x.hi <= 0) & (y.hi <= 0))
+    other = ((x.lo >= 0) & (y.hi <= 0)) | ((x.hi <= 0) & (y.lo >= 0))
+    zero = ((x.lo == 0) & (x.hi == 0)) | ((y.lo == 0) & (y.hi == 0))
+    unit = ((x.lo == x.hi) & (jnp.abs(x.lo) == 1)) | ((y.lo == y.hi) & (jnp.abs(y.lo) == 1))
+    low, high = jnp.where(unit, low, down(low)), jnp.where(unit, high, up(high))
+    low = jnp.where(same, jnp.maximum(low, 0), low)
+    high = jnp.where(other, jnp.minimum(high, 0), high)
+    return Interval(jnp.where(zero, 0, low), jnp.where(zero, 0, high))
+
+
+def scaled(x: Interval, k: jax.Array) -> Interval:
+    """k x for a constant; exact where k is 0, 1 or -1."""
+    lo, hi, k = jnp.broadcast_arrays(x.lo, x.hi, k)
+    first, last = jnp.where(k >= 0, lo, hi), jnp.where(k >= 0, hi, lo)
+    return Interval(_mul_down(first, k), -_mul_down(-last, k))
 
 
 def _mul_down(a: jax.Array, b: jax.Array) -> jax.Array:
-    a, b = jnp.broadcast_arrays(a, b)
-    zero = (a == 0) | (b == 0)
-    low = down(a * b)
-    low = jnp.where((a > 0) == (b > 0), jnp.maximum(low, 0), low)
-    unit = (jnp.abs(a) == 1) | (jnp.abs(b) == 1)
-    return jnp.where(zero, 0, jnp.where(unit, a * b, low))
+    product = a * b
+    low = jnp.where((a > 0) == (b > 0), jnp.maximum(down(product), 0), down(product))
+    low = jnp.where(jnp.abs(b) == 1, product, low)
+    return jnp.where((a == 0) | (b == 0), 0, low)
 
 
 def square(x: Interval) -> Interval:

@@ -28,6 +28,7 @@ from monojax.base.jaxprs import (
     inner_equations,
     structure_of,
 )
+from monojax.certify.shifts import shifts
 
 Fn = Callable[[jax.Array], jax.Array]
 
@@ -42,23 +43,54 @@ def place(eqn: Any) -> str:
     return f"{eqn.primitive.name!r}" + (f" in {scope}" if scope else "")
 
 
-def true_function(fn: Fn, example: Any) -> Fn:
-    """``fn`` without `stop_gradient` and without derivative rules that are not jax's own.
+def traced(fn: Fn, example: Any) -> compat.ClosedJaxpr:
+    """The equations of ``fn``: traced once, for everything that is found out about them.
 
     Args:
-      fn: map of ONE example.
+      fn: map of ONE example `[d]` to a scalar.
       example: float `[d]`, for its shape and dtype.
+
+    Returns:
+      A closed jaxpr.
+
+    Raises:
+      ValueError: if ``fn`` is not scalar-valued.
+    """
+    closed, out = jax.make_jaxpr(fn, return_shape=True)(example)
+    if not hasattr(out, "shape") or out.shape != ():
+        shape = getattr(out, "shape", type(out).__name__)
+        raise ValueError(
+            f"fn must map ONE example [d] to a scalar, got {shape}; choose an output, "
+            "for example lambda x: fn(x)[0]."
+        )
+    return own_constants(closed)
+
+
+def true_function(closed: compat.ClosedJaxpr) -> Fn:
+    """A function without `stop_gradient` and without derivative rules that are not jax's own.
+
+    Args:
+      closed: of `traced`.
 
     Returns:
       A function with the same values, whose `jax.grad` is its derivative.
     """
-    closed = own_constants(jax.make_jaxpr(fn)(example))
 
     def call(x):
-        (out,) = evaluate(closed, [x], _apply)
+        (out,) = _true(closed, [x])
         return out
 
     return call
+
+
+def _true(closed: compat.ClosedJaxpr, args: Any) -> list[Any]:
+    """Results of a body, without rules of derivatives."""
+    kept = set(map(id, shifts(closed.jaxpr)))
+
+    def apply(eqn, values):
+        return compat.bind(eqn, *values) if id(eqn) in kept else _apply(eqn, values)
+
+    return evaluate(closed, args, apply, outs=range(len(closed.jaxpr.outvars)))
 
 
 def _apply(eqn: Any, args: list[Any]) -> Any:
@@ -71,18 +103,20 @@ def _apply(eqn: Any, args: list[Any]) -> Any:
             with jax.ensure_compile_time_eval():
                 return compat.bind(eqn, *args)
         return compat.bind(eqn, *args)
+    if eqn.primitive.name == "sort" and (ordered := _sorted(eqn, args)) is not None:
+        return [ordered]
     if isinstance(structure, CustomRule) and (own := _own(structure)) is not None:
         return as_results(eqn, [own(*args)])
     if isinstance(structure, (Call, CustomRule)):
-        return as_results(eqn, evaluate(structure.body, args, _apply))
+        return as_results(eqn, _true(structure.body, args))
     if isinstance(structure, Scan):
         return _scanned(structure, args)
     if isinstance(structure, Cond):
         if not isinstance(args[0], jax.core.Tracer):
             last = len(structure.branches) - 1
-            return evaluate(structure.branches[min(max(int(args[0]), 0), last)], args[1:], _apply)
+            return _true(structure.branches[min(max(int(args[0]), 0), last)], args[1:])
         index = args[0].astype(jnp.int32)
-        cases = [lambda *ops, b=b: tuple(evaluate(b, ops, _apply)) for b in structure.branches]
+        cases = [lambda *ops, b=b: tuple(_true(b, ops)) for b in structure.branches]
         return list(jax.lax.switch(index, cases, *args[1:]))
     combines = eqn.primitive.name.startswith("scatter")  # its function is for its result alone
     if structure is not None or (_holds_jaxpr(eqn) and not combines):
@@ -92,12 +126,29 @@ def _apply(eqn: Any, args: list[Any]) -> Any:
     return compat.bind(eqn, *args)
 
 
+MOST_SORTED = 16
+"""The longest axis of which a sort is written as minima and maxima."""
+
+
+def _sorted(eqn: Any, args: list[Any]) -> Any:
+    """A short sort as a network of minima and maxima, whose slopes need no index that varies."""
+    axis, size = eqn.params["dimension"], args[0].shape[eqn.params["dimension"]]
+    if len(args) != 1 or size > MOST_SORTED:
+        return None
+    parts = [jax.lax.index_in_dim(args[0], i, axis, keepdims=True) for i in range(size)]
+    for turn in range(size):  # odd and even transpositions
+        for i in range(turn % 2, size - 1, 2):
+            a, b = parts[i : i + 2]
+            parts[i : i + 2] = jax.lax.min(a, b), jax.lax.max(a, b)
+    return jax.lax.concatenate(parts, axis)
+
+
 def _scanned(scan: Scan, args: list[Any]) -> list[Any]:
     """A scan whose body holds no rules of derivatives."""
     consts, carry, slices = scan.parts(args)
 
     def step(carry, at):
-        outs = evaluate(scan.body, [*consts, *carry, *at], _apply)
+        outs = _true(scan.body, [*consts, *carry, *at])
         kept = [jnp.asarray(c).astype(old.dtype) for c, old in zip(outs, carry, strict=False)]
         return tuple(kept), tuple(outs[scan.num_carry :])
 
@@ -165,11 +216,11 @@ def as_results(eqn: Any, values: list[Any]) -> Any:
     return values if eqn.primitive.multiple_results else values[0]
 
 
-def gradient_program(fn: Fn, example: Any) -> compat.ClosedJaxpr:
+def gradient_program(fn: Fn | compat.ClosedJaxpr, example: Any) -> compat.ClosedJaxpr:
     """The equations of the derivative of ``fn``.
 
     Args:
-      fn: map of ONE example `[d]` to a scalar.
+      fn: map of ONE example `[d]` to a scalar, or its equations, of `traced`.
       example: float `[d]`, for its shape and dtype.
 
     Returns:
@@ -177,15 +228,10 @@ def gradient_program(fn: Fn, example: Any) -> compat.ClosedJaxpr:
 
     Raises:
       ValueError: if ``fn`` is not scalar-valued.
+      CertifyError: on a derivative that is not the function's own, or a constant out of range.
     """
-    out = jax.eval_shape(fn, example)
-    if not hasattr(out, "shape") or out.shape != ():
-        shape = getattr(out, "shape", type(out).__name__)
-        raise ValueError(
-            f"fn must map ONE example [d] to a scalar, got {shape}; choose an output, "
-            "for example lambda x: fn(x)[0]."
-        )
-    closed = own_constants(jax.make_jaxpr(jax.grad(true_function(fn, example)))(example))
+    closed = fn if isinstance(fn, compat.ClosedJaxpr) else traced(fn, example)
+    closed = own_constants(jax.make_jaxpr(jax.grad(true_function(closed)))(example))
     _check_constants(closed)
     return closed
 
@@ -224,18 +270,22 @@ def own_constants(closed: compat.ClosedJaxpr) -> compat.ClosedJaxpr:
     return compat.ClosedJaxpr(closed.jaxpr, [jnp.asarray(c) for c in closed.consts])
 
 
-def program_hash(fn: Callable, width: int) -> str:
-    """Hash of a derivative's equations and constants.
+def program_hash(*programs: compat.ClosedJaxpr) -> str:
+    """Hash of the equations and constants of programs.
 
     Args:
-      fn: map of ONE example float `[d]`.
-      width: d.
+      *programs: closed jaxprs, in their order.
 
     Returns:
-      Hexadecimal digits.
+      Hexadecimal digits of SHA-256.
     """
-    with compat.enable_x64():
-        return _digest(gradient_program(fn, jax.ShapeDtypeStruct((width,), jnp.float64)))
+    digest = hashlib.sha256()
+    for program in programs:
+        digest.update(_text(program.jaxpr).encode())
+        for constant in map(np.asarray, _numbers(program)):
+            digest.update(f"{constant.shape} {constant.dtype}".encode())
+            digest.update(np.ascontiguousarray(constant).tobytes())
+    return digest.hexdigest()
 
 
 def function_hash(fn: Callable, width: int) -> str:
@@ -249,15 +299,8 @@ def function_hash(fn: Callable, width: int) -> str:
       Hexadecimal digits.
     """
     with compat.enable_x64():
-        return _digest(jax.make_jaxpr(fn)(jax.ShapeDtypeStruct((width,), jnp.float64)))
-
-
-def _digest(closed: compat.ClosedJaxpr) -> str:
-    digest = hashlib.sha256(_text(closed.jaxpr).encode())
-    for constant in map(np.asarray, _numbers(closed)):
-        digest.update(f"{constant.shape} {constant.dtype}".encode())
-        digest.update(np.ascontiguousarray(constant).tobytes())
-    return digest.hexdigest()
+        example = jax.ShapeDtypeStruct((width,), jnp.float64)
+        return program_hash(own_constants(jax.make_jaxpr(fn)(example)))
 
 
 def _numbers(closed: compat.ClosedJaxpr) -> list[Any]:

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from monojax.certify.program import CertifyError, function_hash, program_hash
-from monojax.certify.search import searched, violates
+from monojax.base.compat import enable_x64
+from monojax.certify.program import function_hash
+from monojax.certify.search import Search, checked, posed
 
 STATUS = ("proved", "refuted", "unknown")
 STAGES = ("construction", "attack", "bound", "search")
@@ -126,20 +127,21 @@ class Certificate:
         """
         if self.stage == "construction":
             return function_hash(fn, self.low.size) == self.program
-        options = dict(self.options)
-        impl, data = options.pop("key")
-        key = jax.random.wrap_key_data(jnp.asarray(data, jnp.uint32), impl=impl)
-        box = (self.low, self.high, self.directions)
+        options = self.options
         try:
-            if program_hash(fn, self.low.size) != self.program:
+            impl, data = options["key"]
+            key = jax.random.wrap_key_data(jnp.asarray(data, jnp.uint32), impl=impl)
+            asked = options["budget"], options["bound"], self.onehot
+            task = checked(fn, self.low, self.high, self.directions, *asked)
+            question = posed(fn, task.low.size)
+            if question.digest != self.program:
                 return False
-            again = searched(fn, *box, onehot=self.onehot, key=key, **options)
-            if self.status == "refuted" and not (
-                self.counterexample is not None
-                and violates(fn, self.counterexample, *box, self.onehot)
-            ):
-                return False
-        except (CertifyError, ValueError, TypeError):
+            with enable_x64():
+                search = Search(task, question.program, key)
+                again = search.run()
+                if self.status == "refuted" and not search.violates(self.counterexample):
+                    return False
+        except (KeyError, TypeError, ValueError):  # CertifyError is a ValueError
             return False
         same = all(getattr(self, name) == again[name] for name in ("status", "stage", "boxes"))
         return (

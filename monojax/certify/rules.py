@@ -31,6 +31,7 @@ RISING = (
     "rev",
     "slice",
     "squeeze",
+    "stop_gradient",
     "transpose",
     "unstack",
 )

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +13,15 @@ from monojax.base import compat
 from monojax.base.checks import one_of
 from monojax.base.compat import enable_x64
 from monojax.base.directions import check_directions
-from monojax.base.jaxprs import evaluate
-from monojax.certify.bounds import BOUNDS, compiled_bounds
+from monojax.certify.bounds import BOUNDS
+from monojax.certify.compiled import compiled, float_constants
 from monojax.certify.continuity import check_continuous
-from monojax.certify.program import gradient_program, program_hash
+from monojax.certify.program import gradient_program, program_hash, traced
 
-CHUNK = 256
+CHUNK = 128
 """Boxes bounded in one call: what the memory grows with."""
 STARTS = 512
 """Points at which the attack begins."""
-STEPS = 40
-"""Steps of the attack from each of them."""
 
 Fn = Callable[[jax.Array], jax.Array]
 
@@ -43,10 +41,9 @@ def searched(
     begin = time.monotonic()
     task = checked(fn, low, high, directions, budget, bound, onehot)
     key = typed_key(jax.random.key(0) if key is None else key)
-    check_continuous(fn, task.low.size)
+    question = posed(fn, task.low.size)
     with enable_x64():
-        program = gradient_program(fn, jax.ShapeDtypeStruct(task.low.shape, jnp.float64))
-        found = Search(task, program, key).run()
+        found = Search(task, question.program, key).run()
     return dict(
         found,
         seconds=time.monotonic() - begin,
@@ -54,7 +51,7 @@ def searched(
         low=task.low,
         high=task.high,
         onehot=task.onehot,
-        program=program_hash(fn, task.low.size),
+        program=question.digest,
         options={
             "budget": task.budget,
             "bound": bound,
@@ -64,34 +61,42 @@ def searched(
     )
 
 
-def violates(fn: Fn, point: Any, low: Any, high: Any, directions: Any, onehot: Any = ()) -> bool:
-    """Whether a slope of ``fn`` surely has the wrong sign at a point and around it.
+class Posed(NamedTuple):
+    """A function as its equations say it, traced once."""
+
+    program: compat.ClosedJaxpr
+    """Its derivative, in float64."""
+    digest: str
+    """Hash of the equations and constants of the function and of its derivative."""
+
+
+def posed(fn: Fn, width: int) -> Posed:
+    """Traces a function in float64; its errors are those of `certify_monotone`.
 
     Args:
-      fn: map of ONE example float `[d]` to a scalar.
-      point: float `[d]`.
-      low: lower ends of the box `[d]`.
-      high: upper ends `[d]`.
-      directions: int `[d]`.
-      onehot: groups of inputs.
+      fn: map of ONE example float `[d]` to a scalar, continuous.
+      width: d.
 
     Returns:
-      True if the point lies in the box, at a corner of every group, and violates.
+      Posed.
     """
-    task = checked(fn, low, high, directions, 1, "interval", onehot)
-    point = np.asarray(point, np.float64)
-    if point.shape != task.low.shape or not ((task.low <= point) & (point <= task.high)).all():
-        return False
-    for group in map(list, task.onehot):
-        if sorted(point[group]) != [0.0] * (len(group) - 1) + [1.0]:
-            return False
     with enable_x64():
-        program = gradient_program(fn, jax.ShapeDtypeStruct(task.low.shape, jnp.float64))
-        return Search(task, program, jax.random.key(0)).refuted(point[None]) is not None
+        example = jax.ShapeDtypeStruct((width,), jnp.float64)
+        closed = traced(fn, example)
+        check_continuous(closed)
+        program = gradient_program(closed, example)
+        return Posed(program, program_hash(closed, program))
 
 
 def typed_key(key: jax.Array) -> jax.Array:
-    """A key of the new kind; old ones are plain integers."""
+    """A key of the new kind; old ones are plain integers.
+
+    Args:
+      key: either kind.
+
+    Returns:
+      The same key.
+    """
     return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
 
 
@@ -160,12 +165,8 @@ class Search:
           key: PRNG key of the attack's first points.
         """
         self.task, self.key = task, key
-        self.program = program
-        kinds = ("interval", "backward") if task.bound == "auto" else (task.bound,)
-        self.bounds = [compiled_bounds(program, kind) for kind in kinds]
-        self.sensitivity = jax.jit(jax.vmap(self._sensitivity, in_axes=(0, None)))
-        self.points = compiled_bounds(program, "interval")
-        self.attack = jax.jit(self._attack)
+        self.compiled, self.constants = compiled(program), float_constants(program)
+        self.kinds = ("interval", "backward") if task.bound == "auto" else (task.bound,)
         self.boxes = 0
         self.asked = task.directions != 0
 
@@ -174,6 +175,8 @@ class Search:
         task = self.task
         root = (task.low[None], task.high[None])
         point = self.refuted(self.attacked(task.directions)) if task.directions.any() else None
+        if point is not None:
+            self.kinds = self.kinds[:1]  # the dearer bound decides nothing now
         lo, hi = self.bounded(*root)
         hull = np.stack([lo[0], hi[0]], axis=1)
         if point is not None:
@@ -240,14 +243,20 @@ class Search:
     def _bounded_chunk(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         count = len(low)
         self.boxes += count
-        fill = lambda x: _padded(x, 1 if count == 1 else CHUNK)
-        lo, hi = (np.asarray(x)[:count] for x in self.bounds[0](fill(low), fill(high)))
-        for tighter in self.bounds[1:]:
+        lo, hi = self._bounds(self.kinds[0], low, high)
+        for tighter in self.kinds[1:]:
             if self.done(lo, hi).all():
                 break
-            more = [np.asarray(x)[:count] for x in tighter(fill(low), fill(high))]
+            more = self._bounds(tighter, low, high)
             lo, hi = np.fmax(lo, more[0]), np.fmin(hi, more[1])
         return lo, hi
+
+    def _bounds(self, kind: str, low: Any, high: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Of at most `CHUNK` boxes, always as many for XLA: one shape, one compilation."""
+        found = self.compiled.bounds(kind)(
+            self.constants, _padded(low, CHUNK), _padded(high, CHUNK)
+        )
+        return np.asarray(found.lo)[: len(low)], np.asarray(found.hi)[: len(low)]
 
     def done(self, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
         """`[n]`: boxes that need no tighter bound."""
@@ -269,6 +278,16 @@ class Search:
         i = int(np.argmin(np.where(np.isnan(best), np.inf, best)))
         return points[i].copy() if best[i] < 0 else None
 
+    def violates(self, point: Any) -> bool:
+        """Whether a point lies in the box, at a corner of every group, and surely violates."""
+        task, point = self.task, np.asarray(point, np.float64)
+        if point.shape != task.low.shape or not ((task.low <= point) & (point <= task.high)).all():
+            return False
+        for group in map(list, task.onehot):
+            if sorted(point[group]) != [0.0] * (len(group) - 1) + [1.0]:
+                return False
+        return self.refuted(point[None]) is not None
+
     def around(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Points moved into the box, and bounds of their slopes there and a little around.
 
@@ -285,11 +304,10 @@ class Search:
         low = np.where(half > 0, np.maximum(low, task.low), low)
         high = np.where(half > 0, np.minimum(high, task.high), high)
         ends = [np.zeros((0, task.low.size))], [np.zeros((0, task.low.size))]
-        for i in range(0, len(points), STARTS):
-            count = len(points[i : i + STARTS])
-            boxes = (_padded(end[i : i + STARTS], STARTS) for end in (low, high))
-            for found, end in zip(ends, self.points(*boxes), strict=True):
-                found.append(np.asarray(end)[:count])
+        for i in range(0, len(points), CHUNK):
+            found = self._bounds("interval", low[i : i + CHUNK], high[i : i + CHUNK])
+            for parts, end in zip(ends, found, strict=True):
+                parts.append(end)
         return points, np.concatenate(ends[0]), np.concatenate(ends[1])
 
     def corners(self, low: np.ndarray, high: np.ndarray, free: np.ndarray) -> np.ndarray:
@@ -308,7 +326,8 @@ class Search:
         """
         middle = self.corners(low, high, free)
         count = len(middle)
-        bend = self.sensitivity(_padded(middle, CHUNK), self.asked.astype(np.float64))
+        weights = self.asked.astype(np.float64)
+        bend = self.compiled.sensitivity(self.constants, _padded(middle, CHUNK), weights)
         bend = np.nan_to_num(np.asarray(bend)[:count])
         width = high / 2 - low / 2  # half of it, which cannot overflow
         whole = self.task.high / 2 - self.task.low / 2
@@ -341,49 +360,13 @@ class Search:
         free[g] = True
         return low, high, free, share / len(group)
 
-    def _gradient(self, x: jax.Array) -> jax.Array:
-        return evaluate(self.program, [x], lambda e, a: compat.bind(e, *a))[0]
-
-    def _sensitivity(self, x: jax.Array, weights: jax.Array) -> jax.Array:
-        """By how much the slopes that are asked for change along each input, `[d]`."""
-        return weights @ jnp.abs(jax.jacfwd(self._gradient)(x))
-
     def attacked(self, directions: np.ndarray) -> np.ndarray:
         """Points `[STARTS, d]` that make signed slopes small; directions `[d]` or one row each."""
         signs = np.broadcast_to(np.asarray(directions, np.float64), (STARTS, self.task.low.size))
-        return np.asarray(self.attack(self.key, signs))
-
-    def _attack(self, key: jax.Array, signs: jax.Array) -> jax.Array:
-        """Projected steps of the sign of the worst slope's derivative, from random points."""
         task = self.task
-        low, high = jnp.asarray(task.low)[None], jnp.asarray(task.high)[None]
-        worst = lambda x, s: jnp.where(s == 0, jnp.inf, s * self._gradient(x)).min()
-        fixed = np.zeros((1, low.size), bool)
-        for group in task.onehot:
-            fixed[:, list(group)] = True
-        start_key, group_key = jax.random.split(key)
-        start = jax.random.uniform(start_key, (STARTS, low.size), jnp.float64)
-        corner = jnp.round(start)
-        start = jnp.where((jnp.arange(STARTS) % 4 == 0)[:, None], corner, start)
-        start = jnp.clip(low * (1 - start) + high * start, low, high)
-        for g, group in enumerate(task.onehot):
-            pick = jax.random.randint(jax.random.fold_in(group_key, g), (STARTS,), 0, len(group))
-            chosen = jax.nn.one_hot(pick, len(group), dtype=start.dtype)
-            start = start.at[:, jnp.asarray(group)].set(chosen)
-
-        def step(i, state):
-            x, best, value = state
-            now, slope = jax.vmap(jax.value_and_grad(worst))(x, signs)
-            better = now < value
-            best = jnp.where(better[:, None], x, best)
-            value = jnp.minimum(now, value)
-            rate = 0.2 * (1 - i / STEPS) * (high / 2 - low / 2)
-            move = jnp.where(jnp.asarray(fixed), 0, jnp.sign(jnp.nan_to_num(slope)) * rate)
-            return jnp.clip(x - move, low, high), best, value
-
-        value = jnp.full(STARTS, jnp.inf)
-        _, best, _ = jax.lax.fori_loop(0, STEPS, step, (start, start, value))
-        return best
+        ends = jnp.asarray(task.low), jnp.asarray(task.high)
+        points = self.compiled.attack(self.constants, *ends, task.onehot, self.key, signs)
+        return np.asarray(points)
 
 
 def _padded(rows: np.ndarray, count: int) -> np.ndarray:

@@ -5,6 +5,9 @@ function of one root that has not been enclosed yet. What a root's dependents sh
 they are enclosed one by one, so s (1 - s) is enclosed as one function of its root, on pieces of the
 root's interval, and not as a product of two intervals.
 
+Comparisons with a value that may be NaN (the square root of what may be negative) are not known:
+`Root.nan` says where that can be, and a decision by such a value makes the whole box `undefined`.
+
 A value that does not vary is a constant as it stands, or an `Interval` once a float operation that
 rounds has touched it: constants that are computed are known as little as anything else.
 """
@@ -18,7 +21,7 @@ import jax.numpy as jnp
 from monojax.base import compat
 from monojax.base.jaxprs import Call, Cond, CustomRule, Scan, evaluate, structure_of
 from monojax.certify import interval
-from monojax.certify.elementwise import ELEMENTWISE, widens
+from monojax.certify.elementwise import DECIDES, ELEMENTWISE, UNDEFINED, widens
 from monojax.certify.interval import Interval, as_interval, meet, sound
 from monojax.certify.program import CertifyError, as_results, has_floats, is_float, place
 from monojax.certify.rules import RULES
@@ -47,6 +50,8 @@ class Root:
     """What a domain adds: an affine form, for example."""
     origin: tuple[Any, ...] = ()
     """What is known of where it comes from: ("product", a, b), ("max", of), ("mask",)."""
+    nan: Any = False
+    """Whether the program may compute NaN there: False, or a scalar bool array."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,6 +64,8 @@ class Expr:
     box: Interval
     uses: int
     """How often the root is named; once means that ``box`` is as tight as it gets."""
+    nan: Any = False
+    """Whether the program may compute NaN there, as in `Root`."""
 
 
 def enclose(expr: Any, z: Interval, memo: dict[int, Any]) -> Any:
@@ -78,15 +85,16 @@ def enclose(expr: Any, z: Interval, memo: dict[int, Any]) -> Any:
         return expr
     if id(expr) not in memo:
         args = [enclose(arg, z, memo) for arg in expr.args]
-        memo[id(expr)] = _ruled(expr.eqn, args, same=_all_same(expr.args))
+        memo[id(expr)] = ruled(expr.eqn, args, same=all_same(expr.args))
     return memo[id(expr)]
 
 
-def _all_same(args: Any) -> bool:
+def all_same(args: Any) -> bool:
+    """True if an equation's two operands are one and the same value."""
     return len(args) == 2 and args[0] is args[1]
 
 
-def _ruled(eqn: Any, args: list[Any], same: bool = False) -> Interval:
+def ruled(eqn: Any, args: list[Any], same: bool = False) -> Interval:
     """The rule of an elementwise primitive; a value compared with itself is equal to itself."""
     name = eqn.primitive.name
     if same and name in ("eq", "ne", "ge", "le", "lt", "gt"):
@@ -102,17 +110,33 @@ def _ruled(eqn: Any, args: list[Any], same: bool = False) -> Interval:
 
 
 def pieces_of(z: Interval, count: int) -> Interval:
-    """An interval cut into parts along a new first axis; neighbours share their ends."""
-    share = jnp.arange(count + 1, dtype=z.lo.dtype).reshape((-1,) + (1,) * z.lo.ndim) / count
-    width = z.hi - z.lo
-    edges = z.lo[None] + width[None] * share
-    edges = jnp.clip(edges, z.lo[None], z.hi[None]).at[-1].set(z.hi)
-    cut = jnp.isfinite(width)[None]  # else every piece is the whole: no NaN may reach a comparison
+    """An interval cut into parts along a new first axis; neighbours share their ends.
+
+    The ends come from halving, count being a power of two: a b / 2 is exact, so that an end is the
+    same number wherever XLA computes it again, and no gap can open between two parts.
+    """
+    edges = jnp.stack(z)
+    while len(edges) <= count:
+        middle = edges[:-1] * 0.5 + edges[1:] * 0.5
+        edges = jnp.stack([edges[:-1], middle], axis=1).reshape(-1, *z.lo.shape)
+        edges = jnp.concatenate([edges, z.hi[None]])
+    size = jnp.maximum(jnp.abs(z.lo), jnp.abs(z.hi))
+    info = jnp.finfo(z.lo.dtype)
+    cut = (size < info.max / 4) & (size > float(info.tiny) / float(info.eps) ** 2)
+    cut = cut[None]  # else every piece is the whole: no NaN may reach a comparison
     return Interval(jnp.where(cut, edges[:-1], z.lo[None]), jnp.where(cut, edges[1:], z.hi[None]))
 
 
 class Walk:
     """Interval arithmetic. Subclasses add affine forms beside the intervals."""
+
+    def __init__(self) -> None:
+        """Nothing is known yet."""
+        self.undefined: Any = False
+        """Whether a decision may have been taken by NaN; a scalar bool array once it is open."""
+        self.undefined_constant: Any = False
+        """Whether a constant that is computed may be no number; the same."""
+        self._roots: dict[int, tuple[Expr, Root]] = {}  # one root for an expression, however often
 
     def run(self, closed: compat.ClosedJaxpr, args: list[Any]) -> list[Any]:
         """Evaluates a program; results are Roots, or constants."""
@@ -122,7 +146,7 @@ class Walk:
         """An expression as a root of its own; anything else as it is."""
         if not isinstance(value, Expr):
             return value
-        known = self.__dict__.setdefault("_roots", {})  # one root for an expression, however often
+        known = self._roots
         if id(value) not in known:
             box = value.box
             if value.uses > 1 and is_float(box.lo) and is_float(value.root.box.lo):
@@ -130,6 +154,7 @@ class Walk:
             root = self.resolved(value, box)
             if value.eqn.primitive.name == "convert_element_type" and value.args[0] is value.root:
                 root = dataclasses.replace(root, origin=value.root.origin)
+            root = dataclasses.replace(root, nan=value.nan)
             known[id(value)] = (value, root)  # kept alive with its number
         return known[id(value)][1]
 
@@ -151,7 +176,7 @@ class Walk:
         structure = structure_of(eqn)
         varies = any(isinstance(arg, (Root, Expr)) for arg in args)
         plain = not varies and not any(isinstance(arg, Interval) for arg in args)
-        if plain and (not has_floats(eqn) or (structure is None and _is_exact(eqn))):
+        if plain and (not has_floats(eqn) or (structure is None and is_exact(eqn))):
             return compat.bind(eqn, *args)
         if structure is not None:
             return self._structured(eqn, structure, args)
@@ -161,10 +186,34 @@ class Walk:
             return expr
         args = [self.root_of(arg) for arg in args]
         boxes = self._enclosures(eqn, args)
+        nan = self._noted(eqn, args, [a.box if isinstance(a, Root) else a for a in args])
         if eqn.primitive.multiple_results:
-            return [self.made(eqn, args, _safe(box)) for box in boxes]
+            roots = [self.made(eqn, args, _safe(box)) for box in boxes]
+            return [dataclasses.replace(root, nan=nan) for root in roots]
         box, origin = _traced(eqn, args, _safe(boxes))
-        return dataclasses.replace(self.made(eqn, args, box), origin=origin)
+        return dataclasses.replace(self.made(eqn, args, box), origin=origin, nan=nan)
+
+    def _noted(self, eqn: Any, args: list[Any], boxes: list[Any]) -> Any:
+        """Whether the result may be NaN; a decision by what may be NaN is noted for the whole."""
+        name = eqn.primitive.name
+        nan: Any = False
+        for arg in args:
+            given = arg.nan if isinstance(arg, (Root, Expr)) else False
+            nan = given if nan is False else nan if given is False else nan | given
+        if name in UNDEFINED and (outside := UNDEFINED[name](eqn, *boxes)) is not None:
+            nan = outside.any() if nan is False else nan | outside.any()
+            if name == "pow" and isinstance(args[1], (Root, Expr)):  # 0^0 is 1, and a jump
+                self._note(nan)
+        if name in DECIDES:
+            if name == "is_finite":  # of real numbers it is not asked: unless surely, it is open
+                nan = ~(jnp.isfinite(boxes[0].lo) & jnp.isfinite(boxes[0].hi)).all()
+            self._note(nan)
+            return False
+        return nan
+
+    def _note(self, nan: Any) -> None:
+        if nan is not False:
+            self.undefined = nan if self.undefined is False else self.undefined | nan
 
     def constant(self, eqn: Any, args: list[Any]) -> Any:
         """One equation of constants: as it stands where that is exact, else an Interval."""
@@ -174,6 +223,8 @@ class Walk:
         """What is computed from constants alone, rounding enclosed."""
         args = [as_interval(a) if is_float(jnp.asarray(a)) else a for a in map(_known, args)]
         boxes = self._enclosures(eqn, args)
+        nan = self._noted(eqn, args, args)
+        self.undefined_constant = self.undefined_constant | nan
         return list(map(_safe, boxes)) if eqn.primitive.multiple_results else _safe(boxes)
 
     def _enclosures(self, eqn: Any, args: list[Any]) -> Any:
@@ -207,14 +258,14 @@ class Walk:
         shape = jnp.shape(root.box.lo)
         if eqn.outvars[0].aval.shape != shape:
             return None
-        args = [arg if isinstance(arg, (Root, Expr)) else _shaped(arg, shape) for arg in args]
+        args = [arg if isinstance(arg, (Root, Expr)) else shaped(arg, shape) for arg in args]
         boxes = [arg.box if isinstance(arg, (Root, Expr)) else arg for arg in args]
         try:
-            box = _ruled(eqn, boxes, _all_same(args))
+            box = ruled(eqn, boxes, all_same(args))
         except KeyError as error:
             raise CertifyError(f"no bound for {place(eqn)}: {error.args[0]}.") from error
         uses = sum(arg.uses if isinstance(arg, Expr) else 1 for arg in varying)
-        return Expr(root, eqn, tuple(args), box, uses)
+        return Expr(root, eqn, tuple(args), box, uses, self._noted(eqn, args, boxes))
 
     def _structured(self, eqn: Any, structure: Any, args: list[Any]) -> Any:
         if isinstance(structure, (Call, CustomRule)):
@@ -254,7 +305,7 @@ class Walk:
             return Interval(value.lo[i], value.hi[i])
         if not isinstance(value, Root):
             return jnp.asarray(value)[i]
-        return Root(Interval(value.box.lo[i], value.box.hi[i]))
+        return Root(Interval(value.box.lo[i], value.box.hi[i]), nan=value.nan)
 
     def stacked(self, values: list[Any]) -> Any:
         """The slices of all steps along a new first axis."""
@@ -262,7 +313,9 @@ class Walk:
             return jnp.stack(values)
         boxes = [v.box if isinstance(v, Root) else as_interval(v) for v in values]
         box = Interval(jnp.stack([b.lo for b in boxes]), jnp.stack([b.hi for b in boxes]))
-        return Root(box) if any(isinstance(v, Root) for v in values) else box
+        nans = [v.nan for v in values if isinstance(v, Root) and v.nan is not False]
+        nan = jnp.stack(nans).any() if nans else False
+        return Root(box, nan=nan) if any(isinstance(v, Root) for v in values) else box
 
 
 _AFFINE = ("add", "add_any", "div", "mul", "sub")
@@ -272,7 +325,7 @@ def _known(value: Any) -> Any:
     return value if isinstance(value, Interval) else jnp.asarray(value)
 
 
-def _is_exact(eqn: Any) -> bool:
+def is_exact(eqn: Any) -> bool:
     """True if an equation on constants gives what it gives in exact arithmetic."""
     if not any(is_float(var.aval) for var in eqn.outvars) or eqn.primitive.name in EXACT:
         return True
@@ -288,7 +341,7 @@ def _traced(eqn: Any, args: list[Any], box: Interval) -> tuple[Interval, tuple[A
     """What an equation's operands share tightens its enclosure; and what its result is.
 
     a + a b is a (1 + b), which is how jax writes the slope of tanh; and of the entries compared
-    with their maximum one at least is equal to it, which is how jax writes a maximum's slope.
+    with their maximum, or minimum, one at least is equal to it: so jax writes the slope of either.
     """
     name, params = eqn.primitive.name, eqn.params
     origins = [arg.origin if isinstance(arg, Root) else () for arg in args]
@@ -302,7 +355,7 @@ def _traced(eqn: Any, args: list[Any], box: Interval) -> tuple[Interval, tuple[A
                     one = jnp.ones_like(x.box.lo)
                     more = interval.add(Interval(one, one), origin[3 - i].box)
                     box = meet(box, sound(interval.mul(x.box, more)))
-    if name == "reduce_max":
+    if name in ("reduce_max", "reduce_min"):
         return box, ("max", args[0], tuple(params["axes"]))
     if first[:1] == ("max",):
         _, of, axes = first
@@ -339,7 +392,7 @@ def _safe(box: Any) -> Any:
     return sound(box) if jnp.issubdtype(box.lo.dtype, jnp.floating) else box
 
 
-def _shaped(constant: Any, shape: tuple[int, ...]) -> Any:
+def shaped(constant: Any, shape: tuple[int, ...]) -> Any:
     """A constant operand; jax's elementwise primitives let scalars stand beside arrays."""
     if isinstance(constant, Interval):
         return Interval(*(jnp.broadcast_to(end, shape) for end in constant))

@@ -8,86 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from certify_nets import ACTIVATIONS, WIDTH, gradients64, network
 
-from monojax.base.compat import bind, enable_x64
-from monojax.base.jaxprs import evaluate
+from monojax.base.compat import enable_x64
 from monojax.certify import Certificate, CertifyError, certify_monotone, gradient_bounds
-from monojax.certify.bounds import compiled_bounds
-from monojax.certify.continuity import check_continuous
+from monojax.certify.compiled import compiled, float_constants
 from monojax.certify.interval import Interval
-from monojax.certify.program import gradient_program, program_hash
+from monojax.certify.program import gradient_program
+from monojax.certify.search import posed
 from monojax.certify.walk import Root, Walk
 
-WIDTH = 4
 slow = pytest.mark.full
-QUICK = ("relu", "tanh", "group_sort", "softplus")
-
-
-def pairs(z):
-    """Sorts pairs."""
-    a, b = z[::2], z[1::2]
-    return jnp.concatenate([jnp.minimum(a, b), jnp.maximum(a, b)])
-
-
-def layer_norm(z):
-    return jnp.tanh((z - z.mean()) * jax.lax.rsqrt(jnp.square(z - z.mean()).mean() + 0.1))
-
-
-def maxout(z):
-    return z.reshape(-1, 2).max(axis=-1).repeat(2)
-
-
-def convolved(z):
-    kernel = jnp.asarray([[[0.5, -0.2]], [[0.3, 0.4]], [[-0.1, 0.6]]], z.dtype)
-    out = jax.lax.conv_general_dilated(
-        z[None, :, None], kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
-    )
-    return jnp.tanh(out[0, :, 0])
-
-
-ACTIVATIONS = {
-    "relu": jax.nn.relu,
-    "leaky_relu": jax.nn.leaky_relu,
-    "tanh": jnp.tanh,
-    "sigmoid": jax.nn.sigmoid,
-    "softplus": jax.nn.softplus,
-    "gelu": jax.nn.gelu,
-    "silu": jax.nn.silu,
-    "elu": jax.nn.elu,
-    "group_sort": pairs,
-    "maxout": maxout,
-    "layer_norm": layer_norm,
-    "convolution": convolved,
-}
-
-
-def network(name, seed, positive=False, width=4, deep=True):
-    """A random network of one or two hidden layers; ``positive``: no negative weights."""
-    rng = np.random.default_rng(seed)
-    shapes = ((WIDTH, width), (width, width), (width, 1))
-    weights = [rng.standard_normal(s) / np.sqrt(s[0]) for s in shapes]
-    if positive:
-        weights = [np.abs(w) for w in weights]
-    weights = [jnp.asarray(w, jnp.float32) for w in weights]
-    bias = jnp.asarray(rng.standard_normal(width), jnp.float32)
-    act = ACTIVATIONS[name]
-
-    def fn(x):
-        hidden = act(x @ weights[0] + bias)
-        if not deep:
-            return (hidden @ weights[2])[0]
-        return (act(hidden @ weights[1]) @ weights[2])[0]
-
-    return fn
-
-
-def gradients64(fn, points):
-    """Float64 gradients by jax, apart from the code under test."""
-    with enable_x64():
-        points = jnp.asarray(points, jnp.float64)
-        program = gradient_program(fn, jax.ShapeDtypeStruct(points.shape[1:], jnp.float64))
-        run = lambda x: evaluate(program, [x], lambda e, a: bind(e, *a))[0]
-        return np.asarray(jax.jit(jax.vmap(run))(points))
+QUICK = ("leaky_relu", "tanh")
 
 
 def quick_or_slow(names, quick):
@@ -112,7 +44,7 @@ def test_every_bound_holds_the_gradients_of_a_box(name, deep):
     slopes_there = gradients64(fn, points.reshape(-1, WIDTH)).reshape(points.shape)
     widths = {}
     for bound in ("interval", "forward", "backward"):
-        box = compiled_bounds(program, bound)(low, high)
+        box = compiled(program).bounds(bound)(float_constants(program), low, high)
         for i in range(3):
             seen = slopes_there[i]
             slack = 1e-12 * (1 + np.abs(seen).max())
@@ -360,7 +292,7 @@ def test_a_box_is_rounded_outward():
         gradient_bounds(fn, np.ones(1), np.zeros(1))
 
 
-@pytest.mark.parametrize("bound", ["forward", "backward"])
+@pytest.mark.parametrize("bound", ["forward", pytest.param("backward", marks=pytest.mark.slow)])
 def test_maximum_of_two_values_is_bounded_by_lines(bound):
     fn = lambda x: jnp.maximum(x[0], x[1]) * x[0]
     lo, hi = slopes(fn, [0.1, -1.0], [1.0, 1.0], bound)
@@ -410,28 +342,104 @@ def test_numbers_that_the_hardware_reads_as_zero():
         lambda x: jnp.copysign(1.0, 0.3 - x[0]),
         lambda x: jax.lax.cond(x[0] > 0.3, lambda: 0.0, lambda: 1.0),
         lambda x: x[0].astype(jnp.float16).astype(float),
+        lambda x: jax.lax.dot(x, x, preferred_element_type=jnp.bfloat16).astype(float),
+        lambda x: (lambda z: jnp.where(z > 1e200, z * z, 2 * z * z))(x[0]),  # both overflow
     ],
 )
 def test_jumps_are_refused(fn):
     """Slopes say nothing of them: each of these falls somewhere though no slope is negative."""
     with pytest.raises(CertifyError, match="jump"):
-        check_continuous(fn, 2)
+        posed(fn, 2)
 
 
 def joined(z, above, below):
     return jnp.where(z > 0.3, above(z), below(z))
 
 
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x: jnp.where(jnp.isnan(jnp.sqrt(x[1])), -x[0], x[0]),
+        lambda x: jnp.where(jnp.isfinite(1 / x[1]), x[0], -x[0]),
+        lambda x: x[0] * (cut_at_minus_two(jnp.tanh(jnp.sqrt(x[1:]))) - 0.99),
+        lambda x: jnp.power(jnp.zeros((), x.dtype), x[0]) + 1e-10 * x[0],  # 1 at 0, then 0
+    ],
+)
+def test_what_is_no_number_decides_nothing(fn):
+    """Below 0, each of the first three falls in x[0]; XLA's comparisons with NaN are false."""
+    found = certify_monotone(fn, [0.0, -1.0], [1.0, 0.0], [1, 0], budget=1, bound="interval")
+    assert found.status != "proved"
+
+
+def cut_at_minus_two(z):
+    (z,) = z @ jnp.ones((1, 1), z.dtype)
+    return jnp.where(z > -2, z + 2, 0.0)
+
+
+def test_numbers_that_are_defined_decide():
+    """Only where a value may be NaN is nothing known."""
+    fn = lambda x: jax.nn.relu(jnp.sqrt(x[1]) - 0.2) + x[0] + 0 * jax.nn.softplus(1 / (1 + x[1]))
+    lo, _ = slopes(fn, [0.0, 0.0], [1.0, 1.0])
+    assert lo[0] == 1
+
+
+@pytest.mark.parametrize(
+    "over", [lambda v, k: v * (1 / k), pytest.param(lambda v, k: v / k, marks=pytest.mark.slow)]
+)
+def test_chains_of_constants_are_not_folded(over):
+    """XLA folds (x k) l to x (k l), and k l is 0 here: the slope by x[1] seemed to be 1."""
+    fn = lambda x: x[1] * (over(over(x[0], 1e200), 1e200) * 1e110 + 1)
+    lo, hi = slopes(fn, [-1e300, 0.0], [1e300, 1.0], "forward")
+    assert lo[1] <= -9e9 and hi[1] >= 9e9
+
+
+def test_masks_that_a_loop_keeps_are_bounded_by_lines():
+    loop = lambda x: jax.lax.scan(lambda c, _: (jax.nn.relu(c / 2 + 0.1), None), x, None, length=2)
+    lo, hi = slopes(lambda x: loop(x)[0].sum(), [-1.0, 0.0], [1.0, 1.0], "backward")
+    assert lo == pytest.approx([0, 0.25]) and hi == pytest.approx([0.25, 0.25])
+    assert lo[0] == 0
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        jax.nn.logsumexp,
+        lambda x: jax.nn.logsumexp(jnp.concatenate([x, 2 * x])),
+        lambda x: -jax.nn.log_softmax(x)[1] + x[1],
+        lambda x: jnp.sort(jnp.stack([x[0], 2 * x[1], x[0] + x[1]]))[1],
+        jnp.min,
+    ],
+)
+def test_maxima_and_orders_that_change_nothing(fn):
+    """Stopped shifts of logsumexp are no lie; a short sort is minima and maxima."""
+    lo, hi = slopes(fn, [0.0, 0.0], [1.0, 1.0])
+    assert (lo >= 0).all() and np.isfinite(hi).all()
+    seen = gradients64(fn, np.random.default_rng(0).random((100, 2)))
+    assert (lo <= seen.min(axis=0)).all() and (seen.max(axis=0) <= hi).all()
+
+
+def test_a_stopped_gradient_that_matters_is_no_shift():
+    """exp(a - m) + m depends on m; so does what subtracts m twice."""
+    for fn in (
+        lambda x: jnp.log(jnp.exp(x - jax.lax.stop_gradient(x[0])).sum()) + 2 * stopped(x[0]),
+        lambda x: jnp.log(jnp.exp(x - jax.lax.stop_gradient(2 * x[0])).sum()),
+        lambda x: jnp.exp(x - jax.lax.stop_gradient(x[0])).sum(),
+    ):
+        seen = [fn(np.asarray([0.3 + h, 0.5])) for h in (0.0, 1e-3)]
+        lo, hi = slopes(fn, [0.3, 0.5], [0.301, 0.5])
+        assert lo[0] - 0.02 <= (seen[1] - seen[0]) / 1e-3 <= hi[0] + 0.02
+
+
 def test_cases_that_meet_pass():
     """Leaky functions, and cases that were written to agree."""
     for fn in (
         lambda x: jax.nn.elu(x).sum(),
-        lambda x: jax.nn.leaky_relu(x).sum(),
+        lambda x: jax.nn.leaky_relu(x * 3 + 0.7).sum() + jax.nn.leaky_relu(x @ x + 0.1),
         lambda x: joined(x[0] + x[1], lambda z: z - 0.3, lambda z: 0 * z),
         lambda x: jax.nn.softmax(x)[0] + jnp.maximum(x[0], x[1]),
         lambda x: jax.lax.scan(lambda c, w: (jnp.tanh(c * w), None), x, jnp.arange(3.0))[0].sum(),
     ):
-        check_continuous(fn, 2)
+        posed(fn, 2)
     assert issubclass(CertifyError, ValueError)
 
 
@@ -506,8 +514,8 @@ def test_the_hash_sees_constants_wherever_they_stand():
         return lambda x: (x * k).sum()
 
     for make, one, two in ((looping, [1.0, 2.0], [1.0, -2.0]), (scaled, 0.1, 0.1 + 1e-16)):
-        assert program_hash(make(one), 2) == program_hash(make(one), 2)
-        assert program_hash(make(one), 2) != program_hash(make(two), 2)
+        assert posed(make(one), 2).digest == posed(make(one), 2).digest
+        assert posed(make(one), 2).digest != posed(make(two), 2).digest
 
 
 @pytest.mark.parametrize(
@@ -531,30 +539,3 @@ def test_mistakes_are_told(options, message):
     call |= options
     with pytest.raises((ValueError, CertifyError), match=message):
         certify_monotone(**call)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_soundness_on_random_networks(name):
-    """25 networks of each kind: no "proved" is contradicted, every "refuted" point violates."""
-    counts = {"proved": 0, "refuted": 0, "unknown": 0}
-    for seed in range(25):
-        rng = np.random.default_rng([seed, 7])
-        fn = network(name, seed, positive=seed % 2 == 0)
-        center = rng.standard_normal(WIDTH) * 0.5
-        radius = 10 ** rng.uniform(-2, 0.3, WIDTH)
-        directions = rng.integers(0, 2, WIDTH) * (1 if seed % 2 == 0 else rng.choice([-1, 1]))
-        directions[rng.integers(WIDTH)] = 1
-        low, high = center - radius, center + radius
-        found = certify_monotone(fn, low, high, directions, budget=600)
-        counts[found.status] += 1
-        if found.status == "refuted":
-            slopes = gradients64(fn, found.counterexample[None])[0] * directions
-            assert slopes.min() < 0
-            continue
-        seen = gradients64(fn, low + rng.random((10_000, WIDTH)) * (high - low))
-        assert (seen >= found.bounds[:, 0] - 1e-12).all()
-        assert (seen <= found.bounds[:, 1] + 1e-12).all()
-        if found.status == "proved":
-            assert (seen * directions).min() >= -1e-12
-    assert counts["proved"] >= 3 and counts["refuted"] >= 1, counts
