@@ -158,3 +158,16 @@ def compiled(program: compat.ClosedJaxpr) -> Compiled:
       Compiled.
     """
     return _made(_Equations(program))
+
+
+def compiled_bounds(program: compat.ClosedJaxpr, bound: str) -> Callable[[Any, Any], Interval]:
+    """Bounds over many boxes, compiled once for all programs of the same equations.
+
+    Args:
+      program: of `gradient_program`.
+      bound: one of `BOUNDS`.
+
+    Returns:
+      A function of (low `[n, d]`, high `[n, d]`) to an Interval `[n, d]`.
+    """
+    return functools.partial(compiled(program).bounds(bound), float_constants(program))

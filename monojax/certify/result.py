@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from monojax.base.compat import enable_x64
-from monojax.certify.program import function_hash
-from monojax.certify.search import Search, checked, posed
+from monojax.certify.program import CertifyError, function_hash
+from monojax.certify.search import Search, checked, posed, searched
 
 STATUS = ("proved", "refuted", "unknown")
 STAGES = ("construction", "attack", "bound", "search")
@@ -54,7 +54,8 @@ class Certificate:
     onehot: tuple[tuple[int, ...], ...]
     """Groups of inputs of which one is 1 and the others are 0."""
     program: str
-    """Hash of the bounded derivative: its equations and its constants."""
+    """SHA-256 of the equations and constants of the function and of its derivative; of the stage
+    "construction", of the function alone."""
     options: dict[str, Any]
     """Budget, bound and key, to compute it again."""
     jax_version: str
@@ -122,11 +123,11 @@ class Certificate:
           True if its derivative has the same equations and constants, everything that was found
           follows again, and a counterexample lies in the box and violates. Another version of jax
           may write the same function in other equations: then it is False, and has to be certified
-          anew. Of the stage "construction" the function's own equations and constants are compared,
-          and nothing is searched.
+          anew. Of the stage "construction" the function's own equations and constants are compared;
+          beyond them, a counterexample is looked for where ``fn`` has a bound.
         """
         if self.stage == "construction":
-            return function_hash(fn, self.low.size) == self.program
+            return self._constructed(fn)
         options = self.options
         try:
             impl, data = options["key"]
@@ -150,3 +151,16 @@ class Certificate:
             and np.allclose(self.bounds, again["bounds"], rtol=1e-9, atol=1e-12)
             and bool(np.isclose(self.volume_proved, again["volume_proved"], rtol=1e-9, atol=0.0))
         )
+
+    def _constructed(self, fn: Callable[[jax.Array], jax.Array]) -> bool:
+        """Whether the function is the one that was named, and no point is seen to refute it."""
+        if self.status != "proved" or function_hash(fn, self.low.size) != self.program:
+            return False
+        try:
+            box = (self.low, self.high, self.directions)
+            found = searched(fn, *box, 1, bound="interval", onehot=self.onehot)
+        except CertifyError:  # it holds a solver, for example
+            return True
+        except ValueError:
+            return False
+        return bool(found["status"] != "refuted")

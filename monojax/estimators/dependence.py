@@ -1,6 +1,5 @@
 """Partial dependence, with bounds on its slope that are proved."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +8,7 @@ import numpy as np
 
 from monojax.base.compat import enable_x64
 from monojax.certify import CertifyError
-from monojax.certify.bounds import bounds_of
+from monojax.certify.compiled import compiled_bounds
 from monojax.certify.program import gradient_program
 from monojax.estimators.certificates import original_function, original_slopes
 from monojax.estimators.columns import Columns
@@ -69,8 +68,7 @@ def dependences(
         values = jax.jit(jax.vmap(fn))
         try:
             program = gradient_program(fn, jax.ShapeDtypeStruct((inputs.shape[1],), jnp.float64))
-            one = functools.partial(bounds_of, program, bound="interval")
-            slopes = jax.jit(jax.vmap(one))
+            slopes = compiled_bounds(program, "interval")
         except CertifyError:  # a solver: what its form says is all that is known
             slopes = None
         return [_one(columns, i, inputs, values, slopes, form) for i in chosen]

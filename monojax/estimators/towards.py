@@ -9,7 +9,7 @@ import numpy as np
 
 from monojax.base.compat import enable_x64
 from monojax.certify import Certificate
-from monojax.certify.bounds import compiled_bounds
+from monojax.certify.compiled import compiled_bounds
 from monojax.certify.program import gradient_program
 from monojax.estimators.certificates import certificate_of, original_function
 from monojax.estimators.columns import Columns

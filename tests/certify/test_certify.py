@@ -12,9 +12,9 @@ from certify_nets import ACTIVATIONS, WIDTH, gradients64, network
 
 from monojax.base.compat import enable_x64
 from monojax.certify import Certificate, CertifyError, certify_monotone, gradient_bounds
-from monojax.certify.compiled import compiled, float_constants
+from monojax.certify.compiled import compiled_bounds
 from monojax.certify.interval import Interval
-from monojax.certify.program import gradient_program
+from monojax.certify.program import function_hash, gradient_program
 from monojax.certify.search import posed
 from monojax.certify.walk import Root, Walk
 
@@ -44,7 +44,7 @@ def test_every_bound_holds_the_gradients_of_a_box(name, deep):
     slopes_there = gradients64(fn, points.reshape(-1, WIDTH)).reshape(points.shape)
     widths = {}
     for bound in ("interval", "forward", "backward"):
-        box = compiled(program).bounds(bound)(float_constants(program), low, high)
+        box = compiled_bounds(program, bound)(low, high)
         for i in range(3):
             seen = slopes_there[i]
             slack = 1e-12 * (1 + np.abs(seen).max())
@@ -493,6 +493,16 @@ def test_a_certificate_is_filed_and_checked_later():
     for text in ("no json", "{}", json.dumps(broken)):
         with pytest.raises(ValueError, match="no certificate"):
             Certificate.from_json(text)
+
+
+def test_a_construction_that_falls_is_not_believed():
+    """Its hash is right, its claim is not."""
+    fn = lambda x: -(x[0] ** 3)
+    found = certify_monotone(fn, [0.5], [1.0], [-1], budget=1, bound="interval")
+    forged = dataclasses.replace(found, stage="construction", program=function_hash(fn, 1))
+    assert forged.verify(fn)
+    assert not dataclasses.replace(forged, directions=-found.directions).verify(fn)
+    assert not forged.verify(lambda x: -(x[0] ** 5))
 
 
 def test_a_counterexample_is_checked():
