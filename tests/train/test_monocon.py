@@ -14,7 +14,13 @@ pytest.importorskip("sklearn", reason="the digits are scikit-learn's")
 
 from monojax.training import create_state, jit_step, shard_batch
 from train.__main__ import main
-from train.configs import monocon_cifar10, monocon_cifar100, monocon_digits, monocon_snli
+from train.configs import (
+    monocon_cifar10,
+    monocon_cifar100,
+    monocon_digits,
+    monocon_fashion,
+    monocon_snli,
+)
 from train.monocon.data import (
     augmented,
     digit_pairs,
@@ -190,9 +196,12 @@ def test_dynamics_of_known_spectra():
     assert found["rms_x"] < 1 and unit(y).shape == y.shape
 
 
-@pytest.mark.parametrize("file", [monocon_cifar10, monocon_cifar100, monocon_digits, monocon_snli])
+@pytest.mark.parametrize(
+    "file", [monocon_cifar10, monocon_cifar100, monocon_digits, monocon_fashion, monocon_snli]
+)
 def test_configs_are_in_order(file):
     modes = {monocon_cifar100: ("full", "dynamics", "quick"), monocon_digits: ("full", "quick")}
+    modes[monocon_fashion] = ("full", "quick")
     for mode in modes.get(file, ("full", "reduced", "quick")):
         config = file.get_config(mode)
         check(config)
@@ -228,6 +237,16 @@ def test_quick_run_writes_everything_and_is_read_again(tmp_path, capsys):
     table = (tmp_path / "run" / "table1.csv").read_text()
     assert main(command) == 0  # finished trainings are read
     assert (tmp_path / "run" / "table1.csv").read_text() == table
+
+
+def test_pairs_of_articles_by_a_convolutional_encoder(data_dir):
+    options = monocon_fashion.get_config("quick").data
+    problem = PROBLEMS["articles"](options, str(data_dir))
+    assert problem.gallery.shape == (200, 28, 56, 1) and problem.gallery.dtype == np.uint8
+    assert set(np.unique(problem.test.label)) <= set(range(100))
+    x = problem.eval_inputs(problem.test.x[:3])
+    variables = jax.eval_shape(problem.encoder.init, jax.random.key(0), x)
+    assert jax.eval_shape(problem.encoder.apply, variables, x).shape == (3, problem.dim)
 
 
 @pytest.mark.slow

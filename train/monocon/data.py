@@ -16,7 +16,7 @@ import numpy as np
 
 from monojax.data.augment import random_erasing, trivial_augment_wide
 from monojax.data.crops import normalise
-from train.monocon.encoders import LiteTail, Perceptron, Pooled
+from train.monocon.encoders import LiteTail, Perceptron, Pooled, SmallConv
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +128,58 @@ def digit_pairs(options: Any, data_dir: str | None = None) -> Problem:
         test=test,
         test_inputs=test.x,
         watch=valid.x[: options.watch],
+    )
+
+
+def article_pairs(options: Any, data_dir: str | None = None) -> Problem:
+    """Two articles of Fashion-MNIST side by side, 100 classes, by a convolutional encoder.
+
+    Articles are split before they are paired, as :func:`digit_pairs` does; those of the test pairs
+    are of the published test part.
+
+    Args:
+      options: ``config.data``: train, valid, test (numbers of pairs), noise, split_seed, watch,
+        channels and features of the encoder.
+      data_dir: the folder with images/, or None for ``MONOJAX_DATA``.
+
+    Returns:
+      Problem.
+    """
+    from monojax.data import images
+
+    sets = images.fashion_mnist(data_dir)
+    rng = np.random.default_rng(options.split_seed)
+    order, num = rng.permutation(len(sets.x_train)), len(sets.x_train)
+    train, valid = np.split(order, [round(0.87 * num)])
+
+    def paired(x, label, rows, count):
+        a, b = rng.choice(rows, count), rng.choice(rows, count)
+        both = np.concatenate([x[a], x[b]], axis=2)[..., None]  # [n, 28, 56, 1], uint8
+        return Labelled(both, (10 * label[a] + label[b]).astype(np.int32))
+
+    fitted = paired(sets.x_train, sets.y_train, train, options.train)
+    held = paired(sets.x_train, sets.y_train, valid, options.valid)
+    test = paired(sets.x_test, sets.y_test, np.arange(len(sets.x_test)), options.test)
+    scaled = lambda x: x.astype(jnp.float32) / 255
+
+    def noisy(key, x):
+        return scaled(x) + options.noise * jax.random.normal(key, x.shape)
+
+    return Problem(
+        title="pairs of Fashion-MNIST, 100 classes, convolutional encoder",
+        classes=True,
+        encoder=SmallConv(tuple(options.channels), options.features),
+        dim=options.features,
+        train={"x": fitted.x, "label": fitted.label},
+        views=labelled_views,
+        train_inputs=noisy,
+        eval_inputs=scaled,
+        gallery=fitted.x,
+        gallery_label=fitted.label,
+        valid=held,
+        test=test,
+        test_inputs=test.x,
+        watch=held.x[: options.watch],
     )
 
 

@@ -27,6 +27,25 @@ class Perceptron(nn.Module):
         return x
 
 
+class SmallConv(nn.Module):
+    """Two convolutions that halve the image, and a dense layer that knows left from right.
+
+    Attributes:
+      channels: of the convolutions.
+      features: d, of the dense layer; a ReLU follows, so that features are >= 0.
+    """
+
+    channels: Sequence[int]
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """`[b, h, w, c]` to `[b, d]`."""
+        for width in self.channels:
+            x = nn.relu(nn.Conv(width, (3, 3), (2, 2))(x))
+        return nn.relu(nn.Dense(self.features)(x.reshape(len(x), -1)))
+
+
 class Pooled(nn.Module):
     """The mean over positions of a convolutional network's last maps.
 

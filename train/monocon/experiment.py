@@ -16,13 +16,14 @@ import numpy as np
 from monojax.training import Cells, write_atomically
 from train.checks import above, at_least, choice
 from train.monocon import figures, tables
-from train.monocon.data import Problem, cifar, cifar10_lite, digit_pairs
+from train.monocon.data import Problem, article_pairs, cifar, cifar10_lite, digit_pairs
 from train.monocon.measures import dynamics, final, order_violations, unit, validation
 from train.monocon.sentences import cached_sentences, sentences
 from train.monocon.training import KINDS, build, embedder, train
 from train.renamed import spelled_before
 
 PROBLEMS: dict[str, Callable[..., Problem]] = {
+    "articles": article_pairs,
     "cached_sentences": cached_sentences,
     "cifar": cifar,
     "cifar10_lite": cifar10_lite,
