@@ -6,7 +6,7 @@ this package costs numpy and the standard library only.
 """
 
 from monojax.data.images import ImageSplits, cifar10, fashion_mnist, mnist, notmnist
-from monojax.data.locate import MissingDataError
+from monojax.data.locate import MissingDataError, embedded_csv
 from monojax.data.synthetic import SyntheticData, additive_monotone, additive_target
 from monojax.data.tabular import TABULAR_SETS, TabularData, load_tabular
 from monojax.data.text import snli, stsb
@@ -20,6 +20,7 @@ __all__ = [
     "additive_monotone",
     "additive_target",
     "cifar10",
+    "embedded_csv",
     "fashion_mnist",
     "load_tabular",
     "mnist",

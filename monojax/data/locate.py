@@ -5,6 +5,8 @@ import os
 from importlib import resources
 from pathlib import Path
 
+from monojax.base.choices import one_of
+
 ENVIRONMENT_VARIABLE = "MONOJAX_DATA"
 
 
@@ -87,6 +89,28 @@ def embedded_bytes(name: str, sha256: str) -> bytes:
     content = entry.read_bytes()
     check_sha256(content, sha256, str(entry), advice="Reinstall the package.")
     return content
+
+
+def embedded_csv(name: str) -> Path:
+    """The CSV file of a table that is part of the package, for `pandas.read_csv` and the like.
+
+    Args:
+      name: "auto_mpg" or "heart_cleveland".
+
+    Returns:
+      Its path, raw units and a header line; the file must not be changed.
+
+    Raises:
+      ValueError: on another name.
+    """
+    file = EMBEDDED[one_of(name, EMBEDDED, "name")]
+    return Path(str(resources.files("monojax.data") / "files" / file))
+
+
+EMBEDDED = {
+    "auto_mpg": "auto_mpg.csv",
+    "heart_cleveland": "heart_cleveland_original.csv",
+}
 
 
 def check_sha256(content: bytes, expected: str, where: str, advice: str) -> None:

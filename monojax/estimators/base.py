@@ -205,13 +205,16 @@ class MonotoneEstimator(BaseEstimator):
         if not task.penalised or not self.certify_rounds:
             return fitted
 
-        def again(params: Any, region: np.ndarray, margin: float) -> training.Fitted:
+        def again(
+            params: Any, region: np.ndarray, margin: float, factor: float
+        ) -> training.Fitted:
             extra = np.zeros(options.extra.shape, np.float32)
             extra[: len(region)] = region
             asked = options._replace(
                 extra=jnp.asarray(extra),
                 extra_count=jnp.int32(len(region)),
                 margin=jnp.float32(margin),
+                penalty_weight=jnp.float32(factor * max(self.penalty_weight, 1.0)),
             )
             fresh = training.Start(jax.tree.map(jnp.asarray, params), start.rule)
             more = max(epochs // 4, 1)

@@ -1,5 +1,6 @@
 """Training towards a certificate: train, certify, ask again where it failed, until it is proved."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,25 +10,24 @@ import numpy as np
 
 from monojax.base.compat import enable_x64
 from monojax.certify import Certificate
-from monojax.certify.compiled import compiled_bounds
+from monojax.certify.bounds import bounds_of
 from monojax.certify.program import gradient_program
-from monojax.estimators.certificates import certificate_of, original_function
+from monojax.estimators.certificates import certificate_of
 from monojax.estimators.columns import Columns
 from monojax.estimators.losses import Link
 from monojax.estimators.networks import Net
-from monojax.estimators.training import EXTRA, Fitted
+from monojax.estimators.training import EXTRA, Fitted, outputs
 
 CHUNK = 256
 """Boxes bounded in one call."""
-CALLS = 8
-"""Calls in the search for open boxes."""
 FIRST_MARGIN = 0.02
-"""Smallest signed slope that the first round asks for, in scaled units; doubled each round."""
+"""Smallest signed slope that the first round asks for, in scaled units; doubled each round, as is
+the penalty's weight, from at least 1."""
 
 
 def toward_certificate(
     fitted: Fitted,
-    again: Callable[[Any, np.ndarray, float], Fitted],
+    again: Callable[[Any, np.ndarray, float, float], Fitted],
     net: Net,
     columns: Columns,
     link: Link,
@@ -36,98 +36,117 @@ def toward_certificate(
     budget: int,
     rng: np.random.Generator,
 ) -> tuple[Fitted, Certificate]:
-    """Rounds of certifying and of training on what refuted it or stayed open.
+    """Rounds of searching for what refutes or stays open, and of training on that.
+
+    The search uses the certificate's bounds, but is compiled once for all rounds; the certificate
+    itself is asked for when nothing stays open, or after the last round.
 
     Args:
       fitted: a trained network.
       again: trains further: of parameters, scaled points `[k, d]` where the penalty shall be taken
-        as well, and the margin that it asks for.
+        as well, the margin that it asks for, and the factor of its weight.
       net: the network.
       columns: how the table is read.
       link: from outputs to predictions.
       rounds: at most so many.
-      budget: boxes of each certificate.
+      budget: boxes of each search and of the certificate.
       rng: draws points in open boxes.
 
     Returns:
       The last parameters and their certificate.
     """
-    certificate = certificate_of(net, fitted.params, columns, link, budget)
-    margin = FIRST_MARGIN
     region = np.zeros((0, len(net.directions)))
-    for _ in range(rounds):
-        if certificate.status == "proved":
-            break
-        fn = original_function(net, fitted.params, columns, link)
-        found = open_points(fn, columns, rng)
-        if certificate.counterexample is not None:
-            near = np.repeat(certificate.counterexample[None], 16, axis=0)
-            found = np.concatenate([near, found])
+    for number in range(rounds):
+        found = open_points(net, fitted.params, columns, budget, rng)
+        if not len(found):
+            certificate = certificate_of(net, fitted.params, columns, link, budget)
+            if certificate.status == "proved":
+                return fitted, certificate
         # The newest first: the region has room for EXTRA points.
-        region = np.concatenate([(found - columns.centre) / columns.scale, region])[:EXTRA]
-        fitted = again(fitted.params, region, margin)
-        certificate = certificate_of(net, fitted.params, columns, link, budget)
-        margin *= 2
-    return fitted, certificate
+        region = np.concatenate([found, region])[:EXTRA]
+        fitted = again(fitted.params, region, FIRST_MARGIN * 2**number, 2.0**number)
+    return fitted, certificate_of(net, fitted.params, columns, link, budget)
 
 
-def open_points(fn: Any, columns: Columns, rng: np.random.Generator) -> np.ndarray:
-    """Points in boxes on which the directions are not proved, the worst boxes first.
+def open_points(
+    net: Net, params: Any, columns: Columns, budget: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Points where a slope is wrong, then points in boxes on which none is proved right.
 
     Args:
-      fn: of ONE example in the table's units.
+      net: with one output.
+      params: of all members.
       columns: its inputs.
+      budget: boxes to bound.
       rng: draws the points.
 
     Returns:
-      float64 `[k, d]`, two points a box, at most EXTRA in all.
+      Scaled points, float64 `[k, d]`, at most EXTRA; none if the directions are proved everywhere.
     """
-    signs = np.asarray(columns.directions)
-    low, high = columns.low[None], columns.high[None]
-    numbers = np.flatnonzero(columns.number)
+    scaled = lambda x: (x - columns.centre) / columns.scale
+    low, high = scaled(columns.low)[None], scaled(columns.high)[None]
+    whole, numbers = high[0] - low[0], np.flatnonzero(columns.number)
+    signs = np.asarray(net.directions)
+    signed = lambda lo, hi: np.where(signs > 0, lo, np.where(signs < 0, -hi, np.inf)).min(axis=1)
     with enable_x64():
-        shape = jax.ShapeDtypeStruct((low.shape[1],), jnp.float64)
-        bounds = compiled_bounds(gradient_program(fn, shape), "backward")
-        for _ in range(CALLS):
-            if not len(low):
-                break
-            low, high = _halved(low, high, (columns.high - columns.low), numbers, rng)
-            low, high = _categories(low, high, columns.groups, rng)
-            fill = [_filled(end) for end in (low, high)]
-            lo, hi = (np.asarray(x)[: len(low)] for x in bounds(*fill))
-            signed = np.where(signs > 0, lo, np.where(signs < 0, -hi, np.inf)).min(axis=1)
-            order = np.argsort(signed, kind="stable")
-            order = order[~(signed[order] >= 0)][: CHUNK // 2]
+        for _ in range(max(1, budget // CHUNK)):
+            low, high = _divided(low, high, whole, numbers, columns.groups, rng)
+            parts = [slice(i, i + CHUNK) for i in range(0, len(low), CHUNK)]
+            ends = [_enclosed(net, params, _filled(low[p]), _filled(high[p])) for p in parts]
+            lo, hi = (np.concatenate([np.asarray(e[i]) for e in ends])[: len(low)] for i in (0, 1))
+            worst = signed(lo, hi)
+            order = np.argsort(worst, kind="stable")
+            order = order[~(worst[order] >= 0)]
             low, high = low[order], high[order]
-    draws = rng.random((2, *low.shape))
-    points = low[None] + (high - low)[None] * draws  # categories are decided: low is high
-    return points.reshape(-1, low.shape[1])[:EXTRA]
+            if not len(low):
+                return low
+            # The worst boxes are divided further; the others are as open as they are.
+            if len(low) > CHUNK // 2:
+                low, high = low[: CHUNK // 2], high[: CHUNK // 2]
+        draws = np.concatenate([np.full((1, *low.shape), 0.5), rng.random((3, *low.shape))])
+        points = (low[None] + (high - low)[None] * draws).reshape(-1, low.shape[1])[:EXTRA]
+        slopes = np.asarray(_slopes(net, params, _filled(points, EXTRA)))[: len(points)]
+    return points[np.argsort(signed(slopes, slopes), kind="stable")]
 
 
-def _filled(rows: np.ndarray) -> np.ndarray:
-    """Rows repeated up to CHUNK: one shape, one compilation."""
-    return np.concatenate([rows, np.repeat(rows[:1], CHUNK - len(rows), axis=0)])
+@functools.partial(jax.jit, static_argnames=("net",))
+def _enclosed(net: Net, params: Any, low: jax.Array, high: jax.Array) -> tuple:
+    """Bounds on the slopes over boxes `[CHUNK, d]`; the parameters are arguments."""
+    fn = lambda x: outputs(net, params, x)[0]
+    program = gradient_program(fn, jax.ShapeDtypeStruct(low.shape[1:], low.dtype))
+    found = jax.vmap(lambda a, b: bounds_of(program, a, b, bound="backward"))(low, high)
+    return found.lo, found.hi
 
 
-def _halved(low, high, whole, numbers, rng):
-    """Each box cut in half along one of its longest sides."""
-    width = (high - low) / np.where(whole > 0, whole, 1.0)
-    width = width[:, numbers] + 1e-3 * rng.random((len(low), len(numbers)))
-    axis = numbers[np.argmax(width, axis=1)]
-    rows = np.arange(len(low))
-    middle = (low[rows, axis] + high[rows, axis]) / 2
-    first, second = high.copy(), low.copy()
-    first[rows, axis] = second[rows, axis] = middle
-    return np.concatenate([low, second]), np.concatenate([first, high])
+@functools.partial(jax.jit, static_argnames=("net",))
+def _slopes(net: Net, params: Any, points: jax.Array) -> jax.Array:
+    return jax.vmap(jax.grad(lambda x: outputs(net, params, x)[0]))(points)
 
 
-def _categories(low, high, groups, rng):
-    """Boxes that still hold all categories of a group take one at random."""
+def _filled(rows: np.ndarray, count: int = CHUNK) -> np.ndarray:
+    """Rows repeated up to a fixed number: one shape, one compilation."""
+    return np.concatenate([rows, np.repeat(rows[:1], count - len(rows), axis=0)])
+
+
+def _divided(low, high, whole, numbers, groups, rng):
+    """Each box cut in half along one of its longest sides, or into a group's categories."""
+    made: list[tuple[np.ndarray, np.ndarray]] = []
+    for lo, hi in zip(low, high, strict=True):
+        undecided = [list(g) for g in groups if (lo[list(g)] != hi[list(g)]).any()]
+        if undecided:
+            made += [_chosen(lo, hi, undecided[0], i) for i in range(len(undecided[0]))]
+            continue
+        width = (hi - lo)[numbers] / np.where(whole > 0, whole, 1.0)[numbers]
+        axis = numbers[np.argmax(width + 1e-3 * rng.random(len(numbers)))]
+        first, second = hi.copy(), lo.copy()
+        first[axis] = second[axis] = (lo[axis] + hi[axis]) / 2
+        made += [(lo, first), (second, hi)]
+    return np.stack([lo for lo, _ in made]), np.stack([hi for _, hi in made])
+
+
+def _chosen(low, high, group, member) -> tuple[np.ndarray, np.ndarray]:
+    """One category of a group."""
     low, high = low.copy(), high.copy()
-    for group in map(list, groups):
-        undecided = np.flatnonzero((low[:, group] != high[:, group]).any(axis=1))
-        if len(group) and undecided.size:
-            pick = rng.integers(len(group), size=undecided.size)
-            chosen = np.eye(len(group))[pick]
-            low[np.ix_(undecided, group)] = high[np.ix_(undecided, group)] = chosen
+    low[group] = high[group] = 0.0
+    low[group[member]] = high[group[member]] = 1.0
     return low, high

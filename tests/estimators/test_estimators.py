@@ -159,7 +159,7 @@ def test_the_penalty_is_certified_or_refuted(fitted):
     assert fitted("penalty").certify(budget=200).status in ("proved", "refuted", "unknown")
 
 
-@pytest.mark.slow
+@pytest.mark.full  # a minute, nearly all of it the compilation of bounds
 def test_training_towards_a_certificate():
     """Without rounds it is refuted (the target falls a little), with them it is proved."""
     rng = np.random.default_rng(0)
