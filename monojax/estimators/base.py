@@ -205,9 +205,7 @@ class MonotoneEstimator(BaseEstimator):
         if not task.penalised or not self.certify_rounds:
             return fitted
 
-        def again(
-            params: Any, region: np.ndarray, margin: float, factor: float
-        ) -> training.Fitted:
+        def again(params: Any, region: np.ndarray, margin: float, factor: float) -> training.Fitted:
             extra = np.zeros(options.extra.shape, np.float32)
             extra[: len(region)] = region
             asked = options._replace(

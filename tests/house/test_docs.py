@@ -57,10 +57,14 @@ def examples(path):
 
 @pytest.mark.slow
 def test_readme_example_runs():
+    """From a pandas frame to a certificate, in at most 12 lines."""
+    pytest.importorskip("pandas", reason="README's example reads a pandas frame")
+    pytest.importorskip("sklearn", reason="the estimators need the extra sklearn")
     ((kind, code),) = examples(ROOT / "README.md")
-    assert kind == "python" and len([line for line in code.splitlines() if line.strip()]) <= 14
+    assert kind == "python" and len([line for line in code.splitlines() if line.strip()]) <= 12
     names = run_blocks(ROOT / "README.md")
-    assert float(names["after"]) < 0.05 and float(names["before"]) > 0.2
+    assert names["certificate"].status == "proved"
+    assert names["model"].score(names["x"], names["y"]) > 0.85
 
 
 def test_the_front_page_shows_the_same_example():
@@ -72,6 +76,8 @@ def test_the_front_page_shows_the_same_example():
     "path", [p for p in PAGES if examples(p)], ids=lambda p: str(p.relative_to(DOCS))
 )
 def test_a_page_runs_from_top_to_bottom(path):
+    if "import pandas" in path.read_text(encoding="utf-8"):
+        pytest.importorskip("pandas", reason="the page reads a pandas frame")
     run_blocks(path)
     jax.clear_caches()
 
