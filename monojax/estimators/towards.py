@@ -9,7 +9,7 @@ import numpy as np
 
 from monojax.base.compat import enable_x64
 from monojax.certify import Certificate
-from monojax.certify.bounds import bounds_of
+from monojax.certify.compiled import compiled_bounds
 from monojax.certify.program import gradient_program
 from monojax.estimators.certificates import certificate_of
 from monojax.estimators.columns import Columns
@@ -37,8 +37,8 @@ def toward_certificate(
 ) -> tuple[Fitted, Certificate]:
     """Rounds of searching for what refutes or stays open, and of training on that.
 
-    The search uses the certificate's bounds, but is compiled once for all rounds; the certificate
-    itself is asked for when nothing stays open, or after the last round.
+    The search uses the certificate's bounds and tells what stays open; the certificate itself is
+    asked for when nothing does, or after the last round.
 
     Args:
       fitted: a trained network.
@@ -88,10 +88,13 @@ def open_points(
     signs = np.asarray(net.directions)
     signed = lambda lo, hi: np.where(signs > 0, lo, np.where(signs < 0, -hi, np.inf)).min(axis=1)
     with enable_x64():
+        fn = lambda x: outputs(net, params, x)[0]
+        program = gradient_program(fn, jax.ShapeDtypeStruct(whole.shape, jnp.float64))
+        bounds = compiled_bounds(program, "backward")
         for _ in range(max(1, budget // CHUNK)):
             low, high = _divided(low, high, whole, numbers, columns.groups, rng)
             parts = [slice(i, i + CHUNK) for i in range(0, len(low), CHUNK)]
-            ends = [_enclosed(net, params, _filled(low[p]), _filled(high[p])) for p in parts]
+            ends = [bounds(_filled(low[p]), _filled(high[p])) for p in parts]
             lo, hi = (np.concatenate([np.asarray(e[i]) for e in ends])[: len(low)] for i in (0, 1))
             worst = signed(lo, hi)
             order = np.argsort(worst, kind="stable")
@@ -106,15 +109,6 @@ def open_points(
         points = (low[None] + (high - low)[None] * draws).reshape(-1, low.shape[1])[:EXTRA]
         slopes = np.asarray(_slopes(net, params, _filled(points, EXTRA)))[: len(points)]
     return points[np.argsort(signed(slopes, slopes), kind="stable")]
-
-
-@functools.partial(jax.jit, static_argnames=("net",))
-def _enclosed(net: Net, params: Any, low: jax.Array, high: jax.Array) -> tuple:
-    """Bounds on the slopes over boxes `[CHUNK, d]`; the parameters are arguments."""
-    fn = lambda x: outputs(net, params, x)[0]
-    program = gradient_program(fn, jax.ShapeDtypeStruct(low.shape[1:], low.dtype))
-    found = jax.vmap(lambda a, b: bounds_of(program, a, b, bound="backward"))(low, high)
-    return found.lo, found.hi
 
 
 @functools.partial(jax.jit, static_argnames=("net",))
