@@ -62,7 +62,8 @@ class Model:
     def predict(self, request):
         """The outputs of a batch."""
         x, rows = self.batch(request.get("inputs"))
-        return {"outputs": plain(self.run(*x)[:rows])}
+        outputs = [plain(y[:rows]) for y in jax.tree.leaves(self.run(*x))]
+        return {"outputs": outputs if len(outputs) > 1 else outputs[0]}
 
     def explain(self, request):
         """Slopes, and shares of the difference to a baseline."""
@@ -70,6 +71,8 @@ class Model:
             raise Refused("this model was exported without derivatives.")
         x, rows = self.batch(request.get("inputs"))
         y = self.run(*x)
+        if len(self.metadata["outputs"]) > 1:
+            raise Refused("a model of several outputs can be asked to predict only.")
         y = y.reshape(len(y), -1)
         output = request.get("output", 0)
         if type(output) is not int or not 0 <= output < y.shape[1]:

@@ -235,6 +235,7 @@ def test_overwrites_exports_only(made, lmn, tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "dear to me"
 
 
+@pytest.mark.slow
 def test_float64_models_keep_their_digits(x64, tmp_path):
     module = layers.LMN((4, 1), 2.0, D)
     x = np.float64(X)

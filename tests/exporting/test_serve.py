@@ -29,6 +29,7 @@ def served(tmp_path_factory):
     spec = importlib.util.spec_from_file_location("serve", ROOT / "docs" / "serve.py")
     serve = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(serve)
+    serve.Handler.timeout = 300  # a busy machine is no slow client
     variables = drawn(NET, X)
     path = tmp_path_factory.mktemp("served") / "model.mjx"
     mj.export(path, NET, variables, X, metadata={"feature_names": NAMES})
@@ -43,7 +44,7 @@ def served(tmp_path_factory):
 
 def ask(port, path, body=None, headers=None):
     """Status and JSON of one request."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
     body = json.dumps(body).encode() if isinstance(body, (dict, list)) else body
     connection.request("GET" if body is None else "POST", path, body, headers or {})
     answer = connection.getresponse()
@@ -114,12 +115,12 @@ def test_wrong_requests_are_refused(served, name):
 
 def test_oversized_bodies_are_refused_unread(served):
     """By the length they claim: nothing of them is sent here at all."""
-    with socket.create_connection(("127.0.0.1", served[0]), timeout=60) as wire:
+    with socket.create_connection(("127.0.0.1", served[0]), timeout=300) as wire:
         wire.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n")
         answer = wire.makefile("rb").read()
     assert answer.startswith(b"HTTP/1.1 413") and b"may have 1000000 bytes" in answer
     for length in (b"-1", b"lots"):
-        with socket.create_connection(("127.0.0.1", served[0]), timeout=60) as wire:
+        with socket.create_connection(("127.0.0.1", served[0]), timeout=300) as wire:
             wire.sendall(b"POST /predict HTTP/1.1\r\nContent-Length: " + length + b"\r\n\r\n")
             assert wire.makefile("rb").read().startswith(b"HTTP/1.1 411")
     assert ask(served[0], "/predict", good())[0] == 200  # it goes on
