@@ -1,6 +1,7 @@
 """What every result carries, and how pictures are made and written."""
 
 import io
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ def provenance(config: Any) -> str:
     Returns:
       One line.
     """
-    command = " ".join(["python -m train", *sys.argv[1:]])
+    command = " ".join(["python -m train", *map(shlex.quote, sys.argv[1:])])
     day = time.strftime("%Y-%m-%d", time.gmtime())
     return f"`{command}` (mode {config.mode}), {day}, {machine()}."
 

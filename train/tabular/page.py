@@ -15,10 +15,10 @@ from train.tabular.dialect import Sheet
 from train.tabular.table import Table
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62em; margin: 2em auto; padding: 0 1em;
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em;
   color: #1b1b1b; background: #fff; }
 h1 { font-size: 1.6em; } h2 { font-size: 1.2em; margin-top: 2em; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .92em; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .86em; }
 th, td { padding: .3em .7em; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap; }
 tr.chosen td { background: #eaf3ff; font-weight: 600; }
 .answer { background: #f4f6f8; padding: .8em 1.1em; border-left: 4px solid #2b6cb0; }
@@ -152,7 +152,7 @@ def sentences(
 
 
 def draw_dependences(table: Table, results: dict[str, Any], chosen: str, path: Path) -> None:
-    """A panel per column with a direction: the chosen model with its proved cone, and the free one.
+    """A panel per column with a direction: the chosen model with its proved band, and the free one.
 
     Args:
       table: schema.
@@ -172,18 +172,17 @@ def draw_dependences(table: Table, results: dict[str, Any], chosen: str, path: P
         axis.plot(free[f"grid{i}"], free[f"value{i}"], color="0.6", label="unconstrained network")
         axis.plot(grid, value, color="tab:blue", linewidth=2, label=learners.TITLES[chosen])
         low, high = axis.get_ylim()
-        for k, step in enumerate(np.diff(grid)):
-            ends = [np.clip(value[k] + b[k] * step, low, high) for b in (lower, upper)]
-            axis.fill_between(
-                grid[k : k + 2],
-                [value[k], ends[0]],
-                [value[k], ends[1]],
-                color="tab:blue",
-                alpha=0.2,
-                linewidth=0,
-                label="proved range of slopes" if k == 0 else None,
-            )
+        edges = [_from_the_left(value[0], bound * np.diff(grid)) for bound in (lower, upper)]
+        axis.fill_between(
+            grid,
+            *(np.clip(edge, low, high) for edge in edges),
+            color="tab:blue",
+            alpha=0.2,
+            linewidth=0,
+            label="proved slopes, from the left end",
+        )
         axis.set_ylim(low, high)
+        axis.locator_params(axis="x", nbins=5)
         word = "must not fall" if schema.columns[i].direction > 0 else "must not rise"
         axis.set_title(f"{_plain(schema.columns[i].name)}: {word}", fontsize=10)
     for axis in axes.ravel()[len(bound) :]:
@@ -194,6 +193,11 @@ def draw_dependences(table: Table, results: dict[str, Any], chosen: str, path: P
     axes[0][0].set_ylabel(f"mean {what}")
     axes[0][0].legend(fontsize=8)
     save_figure(drawn, path)
+
+
+def _from_the_left(start: float, rises: np.ndarray) -> np.ndarray:
+    """A curve from its first value and what each cell of the grid adds, `[g]`."""
+    return np.concatenate([[start], start + np.cumsum(rises)])
 
 
 def draw_prices(table: Table, prices: dict[str, Any], path: Path) -> None:
@@ -207,7 +211,7 @@ def draw_prices(table: Table, prices: dict[str, Any], path: Path) -> None:
     axis.set_yticks(range(len(prices)), [learners.TITLES[name] for name in prices])
     axis.set_ylim(len(prices) - 0.5, -0.5)
     axis.set_xlabel(
-        f"{judging.main_metric(table.schema.task)}, less that without directions "
+        f"{judging.main_metric(table.schema.task)} less that without directions\n"
         "(right of 0: a price), 95% over test rows"
     )
     save_figure(drawn, path)
@@ -231,8 +235,11 @@ def _page(
 ) -> str:
     schema = table.schema
     name = Path(config.file).name if config.file else "Auto MPG (of the package)"
+    what = schema.target
+    if schema.classes:
+        what = f"the probability that {schema.target} is {schema.classes[1]}"
     rules = [
-        f"<li><b>{_safe(c.name)}</b>: {_safe(schema.target)} must not "
+        f"<li><b>{_safe(c.name)}</b>: {_safe(what)} must not "
         f"{'fall' if c.direction > 0 else 'rise'} as it rises</li>"
         for c in schema.columns
         if c.direction
@@ -245,9 +252,6 @@ def _page(
         if results[n][0]["status"]
     ]
     score = f"python -m train --config csv:predict --config.model={workdir} --config.file=NEW.csv"
-    classes = ""
-    if schema.classes:
-        classes = f" Class 1 is <b>{_safe(schema.classes[1])}</b>."
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -256,16 +260,17 @@ def _page(
 <p class="answer">{" ".join(map(_safe, answer))}</p>
 <h2>What was promised</h2>
 <ul>{"".join(rules)}</ul>
-<p>Free columns: {free}.{classes}</p>
+<p>Free columns: {free}.</p>
 <h2>Models</h2>
 <div class="wide">{_table(text, chosen)}</div>
 <p class="small">{_safe(legend(table, parts, config))}</p>
 <h2>Price of monotonicity</h2>
 {_picture(workdir / "price.png", "price of each model with its interval")}
 <h2>What the chosen model does</h2>
-<p>Blue: the mean prediction over rows as one column moves. The shaded cones are the slopes that are
-proved possible from each point of the grid; where they point one way only, no row can break the
-promise. Grey: the network that was promised nothing.</p>
+<p>Blue: the mean prediction over rows as one column moves. The shaded band holds every curve that
+starts at the same place and has the slopes that are proved possible: where both of its edges go one
+way, the promise is kept between the points of the grid as well. Grey: the network that was promised
+nothing.</p>
 {_picture(workdir / "dependence.png", "partial dependence on the columns with a direction")}
 <h2>Certificates</h2>
 <ul>{"".join(certificates)}</ul>

@@ -183,7 +183,7 @@ def draw(problems: dict[str, Problem], results: Any, differences: Any, path: Pat
     shown = {name: d for name, d in differences.items() if any(d.values())}
     if not shown:
         return
-    rows = list(dict.fromkeys(row for d in shown.values() for row in d))
+    rows = list(dict.fromkeys(row for d in shown.values() for row in d if row != PEER))
     size = (2.9 * len(shown) + 2.2, 0.27 * len(rows) + 1.2)
     drawn, axes = figure(1, len(shown), size, sharey=True)
     for axis, (name, found) in zip(axes[0], shown.items(), strict=True):
@@ -202,7 +202,8 @@ def draw(problems: dict[str, Problem], results: Any, differences: Any, path: Pat
     axes[0][0].set_yticks(range(len(rows)), [title(row) for row in rows])
     axes[0][0].invert_yaxis()
     drawn.suptitle(
-        "Test metric minus that of constrained XGBoost, 95% over test rows. Blue: monotone by form",
+        "Test metric minus that of constrained XGBoost, 95% over test rows.\n"
+        "Blue: monotone by form",
         fontsize=9,
     )
     save_figure(drawn, path)
