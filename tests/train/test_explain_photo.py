@@ -229,6 +229,24 @@ def test_the_scene_can_be_told_apart():
         assert gap.max() > 20
 
 
+def test_a_map_that_does_not_make_the_probability_fall_is_not_believed():
+    from train.explain.photo import page
+
+    def found(start, left):
+        curve = lambda value: np.array([start, value, value])
+        kinds = {"gradient": left, "random": 0.5, "centre": 0.4}
+        out = {f"maps/{name}": np.zeros((2, 2)) for name in kinds}
+        for kind in ("patches", "flips"):
+            out |= {f"{kind}/{name}": curve(value) for name, value in kinds.items()}
+        return out | {"logits": np.array([2.0, 0.0]), "target": np.array(0)}
+
+    assert page.believed(found(0.9, 0.1)) == ("gradient", True)
+    assert page.believed(found(0.05, 0.1)) == ("gradient", False)  # it rises
+    assert page.believed(found(0.9, 0.45)) == ("gradient", False)  # a bump does better
+    assert "No map is clearly" in page.sentence(found(0.05, 0.1), ["cat", "dog"])
+    assert "believe Gradient first" in page.sentence(found(0.9, 0.1), ["cat", "dog"])
+
+
 def test_counts_and_names(config, tmp_path):
     check(config)
     assert total_steps(config) == 1 + 4 + 2

@@ -102,8 +102,9 @@ def curves(found: dict[str, Any], path: Path) -> None:
             if name not in CONTROLS:
                 style = {"color": colours[number % 20], "ls": "-"}
             axis.plot(np.linspace(0, 1, len(scored)), scored, label=title(name), lw=1.4, **style)
-        axis.set(xlabel=f"share of the {text}", xlim=(0, 1), ylim=(0, None))
+        axis.set(xlabel=f"share of the {text}", xlim=(0, 1))
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("probability of the class")
+    axes[0][0].set_ylim(bottom=0)  # shared; the top is that of both
     drawn.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right", fontsize=7)
     save_figure(drawn, path)

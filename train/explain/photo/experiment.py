@@ -102,7 +102,9 @@ def run(config: Any, workdir: Path, bar: Any) -> None:
             paint(found, files[kind])
         entries.append((picture.name, found, files))
         print(f"\n{picture.name}: {page.sentence(found, net.names)}", flush=True)
-    table = _table(entries, net, heading, config)
+    if config.mode == "quick":
+        heading += " (QUICK FORM: a smoke run, its numbers mean nothing)"
+    table = _table(entries, net, heading)
     table.write(workdir, "faithfulness", provenance(config))
     print("\n" + table.markdown(), flush=True)
     page.write(workdir / "index.html", entries, net.names, heading, provenance(config))
@@ -121,10 +123,8 @@ def _network(config: Any) -> tuple[Classifier, list[Any], str]:
     return net, [functools.partial(scene, config)], heading
 
 
-def _table(entries: Any, net: Classifier, heading: str, config: Any) -> Table:
+def _table(entries: Any, net: Classifier, heading: str) -> Table:
     """Faithfulness of every map of every picture."""
-    if config.mode == "quick":
-        heading += " (QUICK FORM: a smoke run, its numbers mean nothing)"
     columns = ["Picture", "Class", "Map", "Patches ↓", "Pixels ↓", "Mean rank"]
     table = Table(columns, f"{heading}: mean probability left as the map's best parts are removed")
     for name, found, _ in entries:
