@@ -3,7 +3,7 @@ r"""Your photograph: every method's map of what a classifier saw, and which one 
 python -m train --config explain_photo --config.image=F.jpg --config.model=resnet18 \
     --config.weights=W.safetensors [--config.classes=names.txt] [--config.target=CLASS]
 
-Half a minute on two cores for a photograph and SqueezeNet. A folder as image takes its pictures
+About a minute of CPU time for a photograph and SqueezeNet. A folder as image takes its pictures
 one after the other. Without an image: a scene rendered here, and a small network that is trained
 for it, in under a minute. Open index.html in the work directory. ":quick" is a smoke run.
 """
