@@ -3,9 +3,9 @@ r"""Your embeddings, compressed: PCA, a standard head and a monotone head, compa
 python -m train --config compress_embeddings --config.embeddings=E.npy \
     [--config.labels=L.npy | --config.pairs=P.npy] [--config.texts=F.txt]
 
-About two and a half minutes of CPU time for 50,000 rows of 384. Without labels the heads learn from the
-neighbours that rows have in the full embedding. With texts and no embeddings MiniLM embeds them.
-":quick" is a smoke run.
+About two and a half minutes of CPU time for 50,000 rows of 384. Without labels the heads learn from
+the neighbours that rows have in the full embedding. With texts and no embeddings MiniLM embeds
+them. ":quick" is a smoke run.
 """
 
 import ml_collections
