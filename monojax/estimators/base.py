@@ -25,8 +25,8 @@ _validation: Any = require("sklearn.utils.validation", "sklearn")
 _utils: Any = require("sklearn.utils", "sklearn")
 BaseEstimator: Any = _sklearn.BaseEstimator
 
-MEMBERS = 8
-"""Networks that are averaged, unless said otherwise."""
+MEMBERS = {"lmn": 8, "mlp": 8, "bilipschitz": 1, "penalty": 1}
+"""Networks that are averaged, unless said otherwise: a solve, and a certificate, cost more."""
 FEWEST_HELD_OUT = 5
 """Fewer held-out rows than this say nothing: then no row is held out."""
 
@@ -174,7 +174,7 @@ class MonotoneEstimator(BaseEstimator):
         """One network, trained."""
         task = training.Task(net, loss, not net.guaranteed)
         start_key, key = jax.random.split(jax.random.key(seed))
-        members = self.members or (1 if net.method == "penalty" else MEMBERS)
+        members = self.members or MEMBERS[net.method]
         start = training.initial(net, int(members), start_key, jnp.float32(self.link_.start))
         if warm:
             params = jax.tree.map(jnp.asarray, self.params_)

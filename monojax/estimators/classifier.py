@@ -36,7 +36,8 @@ class MonotoneClassifier(ClassifierMixin, MonotoneEstimator):
       validation_fraction: share of the rows of each class held out for early stopping.
       early_stopping: whether to hold out rows.
       patience: epochs without improvement before it stops.
-      members: networks that are trained side by side and averaged; None is 8, 1 for "penalty".
+      members: networks that are trained side by side and averaged; None is 8 for "lmn" and "mlp",
+        else 1.
       penalty_weight: weight of the gradient penalty ("penalty").
       certify_rounds: rounds of training towards a certificate ("penalty").
       certify_budget: boxes of the certificate in each round.

@@ -52,7 +52,8 @@ class MonotoneRegressor(RegressorMixin, MonotoneEstimator):
         parameters.
       patience: epochs without improvement before it stops.
       members: networks that are trained side by side from different starts, and averaged; None is
-        8, and 1 for "penalty", whose certificate costs more with more of them.
+        8 for "lmn" and "mlp", 1 for "bilipschitz", whose solve costs more, and for "penalty", whose
+        certificate does.
       penalty_weight: weight of the gradient penalty ("penalty").
       certify_rounds: rounds of training towards a certificate ("penalty"): after each failure
         training goes on with the penalty where it was refuted or open.

@@ -11,12 +11,16 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from monojax.estimators import MonotoneClassifier, MonotoneRegressor
 
 OPTIONS = dict(hidden=(8,), max_epochs=12, batch_size=64, random_state=0, early_stopping=False)
-METHODS = ("lmn", "mlp", "bilipschitz", "penalty", "auto")
-ESTIMATORS = [
-    estimator(method=method, members=1, **OPTIONS)
-    for estimator in (MonotoneRegressor, MonotoneClassifier)
-    for method in METHODS
-]
+
+
+def estimators(*methods):
+    return [
+        estimator(method=method, members=1, **OPTIONS)
+        for estimator in (MonotoneRegressor, MonotoneClassifier)
+        for method in methods
+    ]
+
+
 WEIGHTS = (
     "rows are cut into batches in random order: a row that is there twice may fall into two of "
     "them, one of weight 2 into one"
@@ -38,8 +42,16 @@ def _unoptimised():
 
 
 @pytest.mark.slow
-@parametrize_with_checks(ESTIMATORS, expected_failed_checks=expected)
+@parametrize_with_checks(estimators("mlp"), expected_failed_checks=expected)
 def test_all_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.full
+@parametrize_with_checks(
+    estimators("lmn", "bilipschitz", "penalty", "auto"), expected_failed_checks=expected
+)
+def test_all_checks_of_the_other_methods(estimator, check):
     check(estimator)
 
 
