@@ -1,6 +1,7 @@
 """Embeddings of a person: three kinds of what belongs together, and every mistake."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -206,6 +207,12 @@ def test_mistakes_are_told_before_anything_is_written(files, tmp_path, capsys):
         said = capsys.readouterr().err
         assert code in (1, 2) and message in said, (changes, said)
         assert not run.exists()
+
+
+def test_a_missing_package_is_told_before_anything_is_trained(files, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    assert command(files, tmp_path / "run") == 1
+    assert "monojax[export]" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 def test_labels_of_texts_stay(files):

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 import monojax as mj
+from monojax.base.extras import require
 from monojax.compact import compress, export_model
 from monojax.compact.storage import STORAGES
 from monojax.training import Cells
@@ -29,6 +30,7 @@ def check(config: Any) -> None:
     Raises:
       ValueError: naming the first mistake.
       FileNotFoundError: if a file is missing.
+      ImportError: without flatbuffers.
     """
     choice(config, KINDS, "heads")
     one_of(config.storage, STORAGES, "config.storage")
@@ -48,6 +50,8 @@ def check(config: Any) -> None:
         raise ValueError(f"config.dims must be an integer >= 1 or None, got {dims!r}.")
     if dims is not None and config.embeddings and dims > rows.z.shape[1]:
         raise ValueError(f"config.dims must be at most {rows.z.shape[1]}, got {dims}.")
+    if config.heads:
+        require("flatbuffers", "export")  # which models are written with, after the training
 
 
 def total_steps(config: Any) -> int:
