@@ -105,6 +105,8 @@ def _apply(eqn: Any, args: list[Any]) -> Any:
         return compat.bind(eqn, *args)
     if eqn.primitive.name == "sort" and (ordered := _sorted(eqn, args)) is not None:
         return [ordered]
+    if eqn.primitive.name in SLOPES:
+        return SLOPES[eqn.primitive.name](*args)
     if isinstance(structure, CustomRule) and (own := _own(structure)) is not None:
         return as_results(eqn, [own(*args)])
     if isinstance(structure, (Call, CustomRule)):
@@ -126,6 +128,25 @@ def _apply(eqn: Any, args: list[Any]) -> Any:
     return compat.bind(eqn, *args)
 
 
+def _with_slope(fn: Callable, slope: Callable) -> Callable:
+    """A function with its own derivative in one factor, which is bounded as one function.
+
+    jax multiplies by one part of the slope after the other, and what they share is lost.
+    """
+    made = jax.custom_jvp(fn)
+
+    @made.defjvp
+    def _rule(primals, tangents):
+        y = fn(*primals)
+        return y, tangents[0] * slope(y)
+
+    return made
+
+
+SLOPES: dict[str, Callable] = {
+    "tanh": _with_slope(jax.lax.tanh, lambda y: (1 - y) * (1 + y)),
+    "logistic": _with_slope(jax.lax.logistic, lambda y: y * (1 - y)),
+}
 MOST_SORTED = 16
 """The longest axis of which a sort is written as minima and maxima."""
 

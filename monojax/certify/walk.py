@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from monojax.base import compat
 from monojax.base.jaxprs import Call, Cond, CustomRule, Scan, evaluate, structure_of
@@ -24,7 +25,7 @@ from monojax.certify import interval
 from monojax.certify.elementwise import DECIDES, ELEMENTWISE, UNDEFINED, widens
 from monojax.certify.interval import Interval, as_interval, meet, sound
 from monojax.certify.program import CertifyError, as_results, has_floats, is_float, place
-from monojax.certify.rules import RULES
+from monojax.certify.rules import RULES, bilinear_op, contraction_terms
 
 EXACT = frozenset(
     ("abs", "argsort", "broadcast_in_dim", "ceil", "clamp", "concatenate", "copy", "copy_p")
@@ -176,8 +177,13 @@ class Walk:
         structure = structure_of(eqn)
         varies = any(isinstance(arg, (Root, Expr)) for arg in args)
         plain = not varies and not any(isinstance(arg, Interval) for arg in args)
-        if plain and (not has_floats(eqn) or (structure is None and is_exact(eqn))):
-            return compat.bind(eqn, *args)
+        if plain and (not has_floats(eqn) or (structure is None and is_exact(eqn, args))):
+            if eqn.primitive.name == "dot_general":  # of one term, in no lower precision
+                return bilinear_op(eqn)(*args)
+            if any(isinstance(arg, jax.core.Tracer) for arg in args):
+                return compat.bind(eqn, *args)
+            with jax.ensure_compile_time_eval():  # so that it can be seen to be 0 or 1
+                return compat.bind(eqn, *args)
         if structure is not None:
             return self._structured(eqn, structure, args)
         if not varies:
@@ -325,8 +331,13 @@ def _known(value: Any) -> Any:
     return value if isinstance(value, Interval) else jnp.asarray(value)
 
 
-def is_exact(eqn: Any) -> bool:
+def is_exact(eqn: Any, args: Any = ()) -> bool:
     """True if an equation on constants gives what it gives in exact arithmetic."""
+    product = eqn.primitive.name == "mul"
+    if eqn.primitive.name == "dot_general":
+        product = contraction_terms(eqn) == 1 and _one_dtype(eqn)
+    if product and any(_is_unit(arg) for arg in args):
+        return True
     if not any(is_float(var.aval) for var in eqn.outvars) or eqn.primitive.name in EXACT:
         return True
     if eqn.primitive.name != "convert_element_type":
@@ -335,6 +346,17 @@ def is_exact(eqn: Any) -> bool:
     if old == jnp.bool_:
         return True
     return jnp.issubdtype(old, jnp.floating) and widens(old, new)
+
+
+def _one_dtype(eqn: Any) -> bool:
+    return len({atom.aval.dtype for atom in (*eqn.invars, *eqn.outvars)}) == 1
+
+
+def _is_unit(value: Any) -> bool:
+    """True for what is seen to hold nothing but 0, 1 and -1."""
+    if isinstance(value, (jax.core.Tracer, Interval)):
+        return False
+    return bool(np.isin(np.asarray(value), (-1, 0, 1)).all())
 
 
 def _traced(eqn: Any, args: list[Any], box: Interval) -> tuple[Interval, tuple[Any, ...]]:
