@@ -21,6 +21,7 @@ _MOVES = frozenset(
     ("broadcast_in_dim", "copy", "copy_p", "dynamic_slice", "expand_dims", "gather", "name")
     + ("reshape", "rev", "slice", "squeeze", "stop_gradient", "transpose")
 )
+_ELEMENTWISE = frozenset(("add", "add_any", "convert_element_type", "div", "mul", "neg", "sub"))
 _SUMS = frozenset(("cumsum", "reduce_sum", "reduce_window_sum"))
 
 
@@ -92,7 +93,7 @@ def form_of(eqn: Any, forms: list[Any]) -> Form | None:
         if isinstance(x, Form):
             return _linear(lambda v: op(v, w), lambda v: op(v, jnp.abs(w)), x, terms)
         return _linear(lambda v: op(x, v), lambda v: op(jnp.abs(x), v), w, terms)
-    if eqn.primitive.multiple_results:
+    if name not in _ELEMENTWISE:
         return None
     shape = eqn.outvars[0].aval.shape
     return affine_step(eqn, [_spread_out(f, shape) if isinstance(f, Form) else f for f in forms])
