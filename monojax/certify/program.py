@@ -9,6 +9,7 @@ afresh: its rule is the true derivative in a safer form.
 
 import functools
 import hashlib
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -105,8 +106,11 @@ def _apply(eqn: Any, args: list[Any]) -> Any:
         return compat.bind(eqn, *args)
     if eqn.primitive.name == "sort" and (ordered := _sorted(eqn, args)) is not None:
         return [ordered]
-    if eqn.primitive.name in SLOPES:
-        return SLOPES[eqn.primitive.name](*args)
+    name = eqn.primitive.name
+    if name in SLOPES or name in PAIRS:
+        return (SLOPES.get(name) or PAIRS[name])(*args)
+    if name in ("reduce_max", "reduce_min") and (out := _extreme(eqn, args[0])) is not None:
+        return out
     if isinstance(structure, CustomRule) and (own := _own(structure)) is not None:
         return as_results(eqn, [own(*args)])
     if isinstance(structure, (Call, CustomRule)):
@@ -147,8 +151,30 @@ SLOPES: dict[str, Callable] = {
     "tanh": _with_slope(jax.lax.tanh, lambda y: (1 - y) * (1 + y)),
     "logistic": _with_slope(jax.lax.logistic, lambda y: y * (1 - y)),
 }
+
+
+def _ordered(fn: Callable, wins: Callable) -> Callable:
+    """A maximum or minimum whose slope compares its operands with each other.
+
+    jax compares each with the result, and two enclosures that overlap are never seen to be equal.
+    """
+    made = jax.custom_jvp(fn)
+
+    @made.defjvp
+    def _rule(primals, tangents):
+        (x, y), (a, b) = primals, tangents
+        share = lambda x, y: jnp.where(wins(x, y), 1.0, jnp.where(wins(y, x), 0.0, 0.5))
+        return fn(x, y), share(x, y).astype(x.dtype) * a + share(y, x).astype(x.dtype) * b
+
+    return lambda x, y: made(*jnp.broadcast_arrays(x, y))
+
+
 MOST_SORTED = 16
-"""The longest axis of which a sort is written as minima and maxima."""
+"""The longest axis of which a sort, a maximum or a minimum is written pair by pair."""
+PAIRS: dict[str, Callable] = {
+    "max": _ordered(jax.lax.max, jnp.greater),
+    "min": _ordered(jax.lax.min, jnp.less),
+}
 
 
 def _sorted(eqn: Any, args: list[Any]) -> Any:
@@ -160,8 +186,18 @@ def _sorted(eqn: Any, args: list[Any]) -> Any:
     for turn in range(size):  # odd and even transpositions
         for i in range(turn % 2, size - 1, 2):
             a, b = parts[i : i + 2]
-            parts[i : i + 2] = jax.lax.min(a, b), jax.lax.max(a, b)
+            parts[i : i + 2] = PAIRS["min"](a, b), PAIRS["max"](a, b)
     return jax.lax.concatenate(parts, axis)
+
+
+def _extreme(eqn: Any, x: Any) -> Any:
+    """The maximum or minimum along short axes, pair by pair; None for longer ones."""
+    axes = tuple(eqn.params["axes"])
+    if not 1 <= math.prod(x.shape[axis] for axis in axes) <= MOST_SORTED:
+        return None
+    rows = jnp.moveaxis(x, axes, range(len(axes)))
+    rows = rows.reshape(-1, *rows.shape[len(axes) :])
+    return functools.reduce(PAIRS[eqn.primitive.name.removeprefix("reduce_")], rows)
 
 
 def _scanned(scan: Scan, args: list[Any]) -> list[Any]:
