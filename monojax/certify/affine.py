@@ -82,8 +82,9 @@ class AffineWalk(Walk):
         parent = self._extra(expr.root)
         form = self._exact(expr, {})
         if form is not None:
+            box = self.minced(expr, box)
             return self._both(box, form, lambda z: _evaluated(expr, z, {}), parent.node)
-        line = line_of(expr, box)
+        line, box = line_of(expr, box)
         form = scaled(parent.form, line.slope, line.shift, line.rho)
         op = lambda z: line.slope * z + line.shift
         return self._both(box, form, op, parent.node, rho=line.rho)
@@ -208,8 +209,8 @@ def _evaluated(expr: Any, z: jax.Array, memo: dict[int, Any]) -> Any:
     return memo[id(expr)]
 
 
-def line_of(expr: Expr, box: Interval) -> Line:
-    """A line for an elementwise function over its root's interval, and how far it is off.
+def line_of(expr: Expr, box: Interval) -> tuple[Line, Interval]:
+    """A line for an elementwise function over its root's interval, and a tighter enclosure.
 
     The slope joins the function's middles at the two ends; the distance is found on pieces, so that
     any slope is sound.
@@ -231,4 +232,5 @@ def line_of(expr: Expr, box: Interval) -> Line:
     off = interval.add(values, interval.scaled(parts, -slope[None]))
     low, high = off.lo.min(axis=0), off.hi.max(axis=0)
     shift, rho = middle_of(Interval(low, high))
-    return Line(slope, shift, rho)
+    hull = Interval(values.lo.min(axis=0), values.hi.max(axis=0))
+    return Line(slope, shift, rho), meet(box, hull)

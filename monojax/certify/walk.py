@@ -149,10 +149,7 @@ class Walk:
             return value
         known = self._roots
         if id(value) not in known:
-            box = value.box
-            if value.uses > 1 and is_float(box.lo) and is_float(value.root.box.lo):
-                box = meet(box, self._minced(value))
-            root = self.resolved(value, box)
+            root = self.resolved(value, value.box)
             if value.eqn.primitive.name == "convert_element_type" and value.args[0] is value.root:
                 root = dataclasses.replace(root, origin=value.root.origin)
             root = dataclasses.replace(root, nan=value.nan)
@@ -160,8 +157,14 @@ class Walk:
         return known[id(value)][1]
 
     def resolved(self, expr: Expr, box: Interval) -> Root:
-        """The root that an expression becomes; for subclasses."""
-        return Root(box)
+        """The root that an expression becomes, from a first enclosure; for subclasses."""
+        return Root(self.minced(expr, box))
+
+    def minced(self, expr: Expr, box: Interval) -> Interval:
+        """A tighter enclosure, on parts of the root's interval, where it names the root twice."""
+        if expr.uses < 2 or not (is_float(box.lo) and is_float(expr.root.box.lo)):
+            return box
+        return meet(box, self._minced(expr))
 
     def made(self, eqn: Any, args: list[Any], boxes: Any) -> Any:
         """The root that an equation gives, from its interval; for subclasses."""
