@@ -85,18 +85,18 @@ def results_table(
     """The models, one a row."""
     task = table.schema.task
     metrics = list(next(iter(results.values()))[0]["test"])
-    header = ["model", f"{metrics[0]}, folds", *(f"{m}, test" for m in metrics)]
-    header += ["price of monotonicity", "pairs in violation %", "monotone"]
+    header = ["model", "monotone", f"{metrics[0]}, folds", *(f"{m}, test" for m in metrics)]
+    header += ["price of monotonicity", "pairs in violation %"]
     made = TextTable(header, f"{table.schema.target} ({task})")
     for name, (numbers, _) in results.items():
         folds = np.asarray(numbers["folds"])
         made.add(
             learners.TITLES[name] + (" (chosen)" if name == chosen else ""),
+            _status(name, numbers),
             f"{folds.mean():.4g} ± {folds.std():.2g}",
             *(f"{value:.4g}" for value in numbers["test"].values()),
             _price(prices.get(name)),
             f"{100 * numbers['violations']:.2f}",
-            _status(name, numbers),
         )
     return made
 
