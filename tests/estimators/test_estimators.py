@@ -26,6 +26,9 @@ each = pytest.mark.parametrize(
 guaranteed = pytest.mark.parametrize(
     "method", ["lmn", "mlp", pytest.param("bilipschitz", marks=pytest.mark.slow)]
 )
+compiled_again = pytest.mark.parametrize(
+    "method", ["lmn", "mlp", pytest.param("bilipschitz", marks=pytest.mark.full)]
+)
 DIRECTIONS = (1, -1, 0)
 CENTRE, SCALE = np.asarray([0.0, 5.0, 50.0]), np.asarray([1.0, 10.0, 100.0])
 SMALL = dict(hidden=(8, 8), max_epochs=60, random_state=0, members=1)
@@ -123,7 +126,7 @@ def test_certificate_by_construction(fitted, method):
     assert not again.verify(changed.certified_function())
 
 
-@guaranteed
+@compiled_again
 def test_bounds_of_the_form_hold(fitted, method, x64):
     """Slopes in the table's units, at points far from the data as well."""
     model = fitted(method)
@@ -137,7 +140,7 @@ def test_bounds_of_the_form_hold(fitted, method, x64):
     assert np.isfinite(bounds[:2]).all()
 
 
-@guaranteed
+@compiled_again
 def test_the_function_that_is_certified_is_what_predicts(fitted, method):
     model = fitted(method)
     x, _ = table(n=20, seed=5)
@@ -145,7 +148,7 @@ def test_the_function_that_is_certified_is_what_predicts(fitted, method):
     np.testing.assert_allclose(fn(x.astype(np.float32)), model.predict(x), rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.full  # bounds are compiled for half a minute
 def test_the_penalty_is_certified_or_refuted(fitted):
     """An untouched network on the same table is refuted, and the point is where it falls."""
     x, y = table()
