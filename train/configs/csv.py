@@ -5,7 +5,7 @@ python -m train --config csv --config.file=F.csv --config.target=NAME \
 python -m train --config csv:predict --config.model=RUN --config.file=NEW.csv
 
 Modes: "full"; "quick", a smoke run whose numbers mean nothing; "predict", which scores new rows.
-Without a file it is Auto MPG from the package, about ten minutes on two cores.
+Without a file it is Auto MPG from the package.
 """
 
 import ml_collections
