@@ -11,8 +11,8 @@ import ml_collections
 
 from train.tabular.experiment import ROWS
 
-SLOWER = ("random", "train", "mixup", "pblnn", "pblnn_guaranteed", "mononet")
-"""Rows that the reduced run has on Auto MPG alone: penalties, inner solves, another framework."""
+SLOWER = ("random", "train", "pblnn", "pblnn_guaranteed")
+"""Rows that the reduced run leaves out on larger sets: two penalties, inner solves."""
 
 
 def get_config(mode="full"):
@@ -47,8 +47,9 @@ def get_config(mode="full"):
         c.problems.blog_feedback.update(seeds=3, epochs=30, solved_epochs=2, peer_epochs=8)
         for name in ("lending_club", "blog_feedback"):
             c.problems[name].update(max_rows=12_000, batch_size=512, folds=3, trees=200)
-        for name in ("heart", "compas", "blog_feedback", "lending_club"):
-            c.problems[name].skip = SLOWER  # left out for time
+        c.problems.heart.skip = SLOWER[:2]  # left out for time
+        for name in ("compas", "blog_feedback", "lending_club"):
+            c.problems[name].skip = SLOWER
     elif mode == "quick":
         c.problems = dict(auto_mpg=problem("Auto MPG (mpg^2)", 2, 2, 1, 1, 64))
         c.rows = ("mlp", "mixup", "lmn", "histgb", "histgb_constrained")
