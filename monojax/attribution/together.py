@@ -29,18 +29,21 @@ STEPS = 32
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """Maps of several methods for one prediction."""
+    """Maps of several methods for one prediction, as :func:`explain` returns them.
+
+    Args:
+      maps: method to float32 `[h, w]` at its layer's own size; `resize` brings it to the image's.
+      layers: method to where its map was taken: "input", or a module's path.
+      target: the class that is explained.
+      logits: `[c]`, what fn gives.
+      left_out: methods of "all" that fn does not allow, and why.
+    """
 
     maps: Mapping[str, np.ndarray]
-    """Method to float32 `[h, w]` at its layer's own size; `resize` brings it to the image's."""
     layers: Mapping[str, str]
-    """Method to where its map was taken: "input", or a module's path."""
     target: int
-    """The class that is explained."""
     logits: np.ndarray
-    """`[c]`: what fn gives."""
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Methods of "all" that fn does not allow, and why."""
 
 
 def explain(

@@ -28,5 +28,5 @@ def require(module: str, extra: str | None = None) -> ModuleType:
         raise ImportError(f"this needs the package '{module}' ({error}); {how}.") from error
 
 
-_PACKAGES = {"orbax": "orbax-checkpoint", "PIL": "pillow"}
+_PACKAGES = {"faiss": "faiss-cpu", "orbax": "orbax-checkpoint", "PIL": "pillow"}
 """Packages whose name is not that of the module."""

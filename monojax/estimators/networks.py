@@ -39,12 +39,12 @@ class Net:
     def module(self) -> nn.Module:
         """The linen module, `[..., d]` to `[..., outputs]`."""
         if self.method == "lmn":
-            return LipschitzNet(self.hidden, self.directions, self.outputs)
+            return _LipschitzNet(self.hidden, self.directions, self.outputs)
         if self.method == "mlp":
-            return MixedMonotoneNet(self.hidden, self.directions, self.outputs)
+            return _MixedMonotoneNet(self.hidden, self.directions, self.outputs)
         if self.method == "bilipschitz" and any(self.directions):
-            return BiLipschitzNet(self.hidden, self.directions)
-        return FreeNet(self.hidden, self.outputs)
+            return _BiLipschitzNet(self.hidden, self.directions)
+        return _FreeNet(self.hidden, self.outputs)
 
     @property
     def guaranteed(self) -> bool:
@@ -52,7 +52,7 @@ class Net:
         return self.method in GUARANTEED or not any(self.directions)
 
 
-class LipschitzNet(nn.Module):
+class _LipschitzNet(nn.Module):
     """Method "lmn": an :class:`monojax.layers.LMN` whose constant is trained, as its exponential.
 
     It is monotone whatever the constant is, since the linear term has the same one.
@@ -70,7 +70,7 @@ class LipschitzNet(nn.Module):
         return LMN((*self.hidden, self.outputs), constant, self.directions, name="lmn")(x)
 
 
-class MixedMonotoneNet(nn.Module):
+class _MixedMonotoneNet(nn.Module):
     """Method "mlp": a :class:`monojax.layers.MonotoneMLP` beside a free network of free inputs.
 
     Free inputs pass a layer of relu units of any sign first; what comes out enters the monotone
@@ -93,7 +93,7 @@ class MixedMonotoneNet(nn.Module):
         return MonotoneMLP((*self.hidden, self.outputs), directions, name="monotone")(x)
 
 
-class BiLipschitzNet(nn.Module):
+class _BiLipschitzNet(nn.Module):
     """Method "bilipschitz": the mean of a pairwise :class:`monojax.PartialBLNN`, times a scale.
 
     The free inputs are its context; a free network of them is added. Slopes in the inputs with a
@@ -123,10 +123,10 @@ class BiLipschitzNet(nn.Module):
         start = lambda key, shape, dtype: jnp.full(shape, FIRST_LOG_SCALE, dtype)
         scale = jnp.exp(self.param("log_scale", start, (), jnp.float32))
         y = scale.astype(x.dtype) * core(context, x[..., bound] * flips)[..., None]
-        return y + FreeNet(self.hidden[:1], 1, name="free")(context)
+        return y + _FreeNet(self.hidden[:1], 1, name="free")(context)
 
 
-class FreeNet(nn.Module):
+class _FreeNet(nn.Module):
     """Method "penalty", and every method where no column has a direction: a plain network, tanh.
 
     Smooth, so that its slopes can be bounded.
@@ -175,7 +175,7 @@ def slope_bounds(net: Net, params: Any) -> np.ndarray:
 
 
 def _weights_product(net: Net, params: Any) -> np.ndarray:
-    """Largest possible sizes `[d]` of the slopes of a :class:`MixedMonotoneNet`, one output."""
+    """Largest possible sizes `[d]` of the slopes of a :class:`_MixedMonotoneNet`, one output."""
     inner, signs = params["monotone"], np.asarray(net.directions)
     wide = lambda kernel: np.asarray(kernel, np.float64)
     bound, free = np.flatnonzero(signs), np.flatnonzero(signs == 0)

@@ -12,8 +12,10 @@ from monojax.base.extras import require
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "absl": "absl-py",
+    "faiss": "faiss-cpu",
     "orbax": "orbax-checkpoint",
     "libtpu": "jax",
+    "sklearn": "scikit-learn",
     "tensorflow_datasets": "tensorflow-datasets",
 }
 
