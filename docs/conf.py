@@ -127,7 +127,8 @@ TITLES = {  # of folders without a README
 def _came_out(name):
     """The sentences of the index of results about a folder."""
     index = (ROOT / "train" / "results" / "README.md").read_text(encoding="utf-8")
-    return re.search(rf"^\| \[{name}\]\([^)]*\) \| (.*) \|$", index, re.M)[1]
+    text = re.search(rf"^\| \[{name}\]\([^)]*\) \| (.*) \|$", index, re.M)[1]
+    return re.sub(rf"\]\({name}/(\w+)\.md\)", r"](#\1)", text)  # a table on the same page
 
 
 def _results(folder):
@@ -139,6 +140,8 @@ def _results(folder):
         other = re.fullmatch(r"\.\./(\w+)/(?:README|\w+)\.md", target)
         if re.match(r"[a-z]+:|#", target):
             return match.group(0)
+        if re.fullmatch(r"\w+\.md", target):
+            return f"](#{target.removesuffix('.md')})"  # a table, which stands below
         return f"]({other.group(1)}.md)" if other else f"]({here}/{target})"
 
     if readme.exists():
@@ -186,8 +189,15 @@ def short_signature(app, what, name, obj, options, signature, returned):
     return re.sub(r", parent=<[^>]*>, name=None(?=\)$)", "", signature or "") or None, returned
 
 
+def skip_requests(app, what, name, obj, skip, options):
+    """scikit-learn's methods for metadata routing point to pages of its own documentation."""
+    del app, what, obj, options
+    return True if re.fullmatch(r"set_\w+_request|get_metadata_routing", name) else skip
+
+
 def setup(app):
     """Called by Sphinx."""
     app.connect("config-inited", write_sources)  # before Sphinx looks for pages
+    app.connect("autodoc-skip-member", skip_requests)
     app.connect("autodoc-process-docstring", plain_docstring, priority=400)  # before napoleon
     app.connect("autodoc-process-signature", short_signature)
