@@ -111,6 +111,8 @@ class AffineWalk(Walk):
         def op(*values):
             given = iter(values)
             operands = [next(given) if v else a for a, v in zip(args, varying, strict=True)]
+            if name == "stop_gradient":  # a value like any other: the surrogate's slope is wanted
+                return operands[0]
             return compat.bind(eqn, *operands)
 
         return self._both(boxes, form, op, *parents)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from monojax.base import compat
 from monojax.certify import interval
 from monojax.certify.interval import ULPS, Interval, as_interval, down, hull, up
 
@@ -361,8 +362,21 @@ def _no_power(eqn: Any, x: Any, y: Any) -> jax.Array:
     return (x.lo < 0) | ((x.lo <= 0) & (y.lo <= 0))
 
 
+def _no_entry(eqn: Any, x: Any, index: Any) -> jax.Array | None:
+    """Outside of what is gathered from, where that is filled with NaN."""
+    like = as_interval(x).lo
+    if isinstance(index, Interval) or not jnp.issubdtype(like.dtype, jnp.floating):
+        return None
+    if isinstance(index, jax.core.Tracer):
+        return jnp.isnan(compat.bind(eqn, jnp.zeros_like(like), index))
+    with jax.ensure_compile_time_eval():
+        outside = jnp.isnan(compat.bind(eqn, jnp.zeros(like.shape, like.dtype), index))
+        return outside if outside.any() else None
+
+
 UNDEFINED: dict[str, Rule] = {
     "div": _no_quotient,
+    "gather": _no_entry,
     "integer_pow": lambda eqn, x: _spans(x) if eqn.params["y"] < 0 else None,
     "log": lambda eqn, x: x.lo <= 0,
     "log1p": lambda eqn, x: x.lo <= -1,

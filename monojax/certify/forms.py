@@ -136,7 +136,9 @@ def _terms_of(x: Form) -> int:
 def _moved(eqn: Any, x: Form, rest: list[Any], terms: int) -> Form:
     op = lambda v: compat.bind(eqn, v, *rest)
     if terms == 1:
-        return x.map(op, op(x.rho))
+        fill = op(jnp.zeros_like(x.b)) if eqn.primitive.name == "gather" else 0  # outside of x
+        change = lambda v: op(v) - fill
+        return dataclasses.replace(x.map(change, change(x.rho)), b=op(x.b))
     return _linear(op, op, x, terms)
 
 

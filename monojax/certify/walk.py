@@ -215,7 +215,8 @@ class Walk:
                 self._note(nan)
         if name in DECIDES:
             if name == "is_finite":  # of real numbers it is not asked: unless surely, it is open
-                nan = ~(jnp.isfinite(boxes[0].lo) & jnp.isfinite(boxes[0].hi)).all()
+                wide = ~(jnp.isfinite(boxes[0].lo) & jnp.isfinite(boxes[0].hi)).all()
+                nan = wide if nan is False else nan | wide
             self._note(nan)
             return False
         return nan

@@ -12,6 +12,7 @@ from certify_nets import ACTIVATIONS, WIDTH, gradients64, network
 
 from monojax.base.compat import enable_x64
 from monojax.certify import Certificate, CertifyError, certify_monotone, gradient_bounds
+from monojax.certify.bounds import bounds_of
 from monojax.certify.compiled import compiled_bounds
 from monojax.certify.interval import Interval
 from monojax.certify.program import function_hash, gradient_program
@@ -374,6 +375,46 @@ def test_what_is_no_number_decides_nothing(fn):
 def cut_at_minus_two(z):
     (z,) = z @ jnp.ones((1, 1), z.dtype)
     return jnp.where(z > -2, z + 2, 0.0)
+
+
+def single_bounds(fn, low, high, bound):
+    """Bounds on the values of a program, as on a derivative's."""
+    with enable_x64():
+        ends = np.asarray(low, np.float64), np.asarray(high, np.float64)
+        closed = jax.make_jaxpr(fn)(ends[0])
+        box = jax.jit(lambda a, b: bounds_of(closed, a, b, bound=bound))(*ends)
+        return float(box.lo[0]), float(box.hi[0])
+
+
+def filled(value):
+    return lambda x: jnp.take(x, np.asarray([0, 5]), mode="fill", fill_value=value).sum()
+
+
+@pytest.mark.parametrize(
+    ("fn", "low", "high", "true"),
+    [
+        # A stopped shift that is kept: the surrogate's own slope through it was lost.
+        (lambda x: 2 * jax.lax.stop_gradient(x), [0.0], [1.0], (0.0, 2.0)),
+        # What stands for an index outside is no coefficient.
+        (lambda x: filled(-5.0)(x) * jnp.ones(2), [-4.0, 0.0], [4.0, 0.0], (-9.0, -1.0)),
+    ],
+)
+def test_steps_of_the_surrogate(fn, low, high, true):
+    lo, hi = single_bounds(fn, low, high, "backward")
+    assert lo <= true[0] and true[1] <= hi
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x: jnp.where(jnp.isfinite(jnp.tanh(jnp.sqrt(x[1]))), x[0], -x[0]),
+        lambda x: x[0] * (cut_at_minus_two(jnp.tanh(filled(None)(x)[None])) - 0.99),
+    ],
+)
+def test_no_number_that_is_bounded_decides_nothing(fn):
+    """Of tanh(NaN) the enclosure is finite; jax's slope by x[0] is negative in both."""
+    lo, _ = slopes(fn, [0.0, -1.0], [1.0, -0.5])
+    assert lo[0] < 0
 
 
 def test_numbers_that_are_defined_decide():
