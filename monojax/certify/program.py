@@ -109,6 +109,9 @@ def _apply(eqn: Any, args: list[Any]) -> Any:
     name = eqn.primitive.name
     if name in SLOPES or name in PAIRS:
         return (SLOPES.get(name) or PAIRS[name])(*args)
+    if name == "clamp":  # jax's slope is 0 where two of the three are equal, all along
+        low, x, high = args
+        return PAIRS["min"](PAIRS["max"](x, low), high)
     if name in ("reduce_max", "reduce_min") and (out := _extreme(eqn, args[0])) is not None:
         return out
     if isinstance(structure, CustomRule) and (own := _own(structure)) is not None:

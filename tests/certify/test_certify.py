@@ -471,6 +471,16 @@ def test_a_stopped_gradient_that_matters_is_no_shift():
         assert lo[0] - 0.02 <= (seen[1] - seen[0]) / 1e-3 <= hi[0] + 0.02
 
 
+@pytest.mark.parametrize(
+    "ends",
+    [lambda z: (z, z, 9 + 0 * z), lambda z: (z, -9 + 0 * z, z), lambda z: (-9 + 0 * z, z, z)],
+)
+def test_ends_of_a_clamp_that_are_equal_all_along(ends):
+    """Each is z = -x; the slopes that jax adds up are 0."""
+    lo, hi = slopes(lambda x: jax.lax.clamp(*ends(-x[0])), [0.0], [1.0])
+    assert lo[0] <= -1 <= hi[0]
+
+
 def test_cases_that_meet_pass():
     """Leaky functions, and cases that were written to agree."""
     for fn in (
