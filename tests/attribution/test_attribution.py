@@ -73,6 +73,7 @@ def test_split_cam_at_one_half_is_half_gradient_times_activation(x64):
         np.testing.assert_allclose(cam, plain / 2, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["first", "second"])
 def test_split_lrp_without_recentring_is_stream_times_raw_gradient(x64, layer):
     """Up to epsilon: 1e-6 in each denominator, relative to streams of order 1."""

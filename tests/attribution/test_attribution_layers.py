@@ -112,6 +112,7 @@ OPTIONS = {
 CASES = [(method, options) for method in ALONE for options in OPTIONS.get(method, [{}])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "options"), CASES)
 def test_many_layers_are_each_layer_alone(method, options, net, x64):
     """None too, which means what it means in the method's own function."""
@@ -154,6 +155,7 @@ def test_depthwise_under_a_vmap_inside_fn(net, x64):
     np.testing.assert_allclose(pair.g - pair.h, many(both, variables), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_patches_in_step_samples_the_same_curve():
     weights = jnp.asarray(np.random.default_rng(0).normal(size=(64, 2)))
     score = lambda x: x.reshape(-1) @ weights

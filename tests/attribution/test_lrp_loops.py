@@ -114,6 +114,7 @@ def test_branches_with_constants(x64, rule):
     np.testing.assert_allclose(attribution.lrp(by_input, x, 1, rule=rule), want, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("cell", ["simple", "lstm", "gru"])
 def test_recurrent_modules(x64, cell, rule):

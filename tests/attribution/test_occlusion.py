@@ -174,6 +174,7 @@ def test_the_protocol_on_known_networks(small_world, tmp_path, weights, capsys):
     assert (tmp_path / "run" / "occlusion.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_counts(small_world, tmp_path, monkeypatch, capsys):
     from train.__main__ import main
 

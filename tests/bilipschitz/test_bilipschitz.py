@@ -66,6 +66,7 @@ def test_slopes_inverse_and_root(x64, dim, alpha, beta):
     assert net.apply(params, method="bounds") == (alpha, alpha + beta)
 
 
+@pytest.mark.slow
 def test_float32_pairs():
     """Secants in float32 respect both constants up to 2 beta residual / |dx|."""
     net, params, x = make()
@@ -212,6 +213,7 @@ def test_step_limit_and_nan_are_flagged():
     assert np.isfinite(out[:3]).all()
 
 
+@pytest.mark.slow
 def test_core_that_is_not_convex_is_reported():
     """Projected weights pushed below zero void the guarantee; the record shows it."""
     _, params, x = make(weight_map="projected", beta=30.0, activation=softplus(1.0))

@@ -79,6 +79,7 @@ def test_mean_is_monotone_at_the_certified_alpha(x64):
     assert values.shape == (12,) and slopes.min() >= 0
 
 
+@pytest.mark.slow
 def test_pairwise_is_monotone_in_every_output_with_alpha_zero(x64):
     """H^-1 >= 0 elementwise, with interactions: some off-diagonal slope is clearly positive."""
     net, params, c, y = make_partial(

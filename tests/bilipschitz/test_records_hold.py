@@ -136,6 +136,7 @@ def test_concrete_jax_scalars_are_options_inside_jit():
         Solver(tolerance=jnp.float32(0.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dead", ["y_kernel_0", "y_kernel_1", "z_kernel_1"])
 def test_constants_of_dead_units_have_gradients(dead):
     """Item 20: a row of zeros; in the certificate, and in the step size of "fixed"."""

@@ -103,6 +103,7 @@ def test_partial_and_inverse_are_recorded():
     assert call == (~info.converged).sum() > 0 and back > 0
 
 
+@pytest.mark.slow
 def test_gradients_do_not_change():
     """Recording is an auxiliary output: same value and gradient with it and without."""
     plain = lambda v: jnp.mean(jnp.square(NET.apply(v, X) - X))
@@ -112,6 +113,7 @@ def test_gradients_do_not_change():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_steps", [8, 500])
 def test_training_log_shows_the_count(tmp_path, max_steps):
     """max_steps reached: the first line counts what diagnostics counts, later lines go on."""

@@ -68,6 +68,7 @@ def test_softplus_from_one_exponential(x64, tau):
     np.testing.assert_allclose(low[2], want, rtol=2e-5)  # float32 rounding of an exponent of 40
 
 
+@pytest.mark.slow
 def test_start_is_the_newton_step_from_zero(x64):
     params, x = draw(4)
     G, zero = potential(), jnp.zeros(4)
@@ -100,6 +101,7 @@ def test_start_does_not_change_the_solution(x64, dim, scale):
     assert (residual <= 1.01e-9 * (1 + np.linalg.norm(x, axis=1))).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [2, 10])
 def test_stiff_float32_solutions_hold_in_float64(x64, dim):
     """Weights x3: every float32 sample meets 1e-4 (1 + ||x||), checked in float64.
@@ -142,6 +144,7 @@ def test_restricted_problem_has_the_full_solution(x64):
     assert (np.linalg.norm(x - slopes, axis=1) <= 1e-8).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("linear", ["dense", "cg"])
 def test_newton_counts_its_work(linear):
     """A quadratic takes one evaluation per step; CG in exact arithmetic one product per curve."""

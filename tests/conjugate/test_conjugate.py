@@ -157,6 +157,7 @@ def test_first_derivatives(x64):
         np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_spec_rules_of_section_4(x64):
     """beta-bar = <u, y> / beta^2 and x-bar = u with u = H^-1 v."""
     p, x, v = net_params(2), jnp.array([0.4, -1.1]), jnp.array([0.3, 2.0])
@@ -201,6 +202,7 @@ def test_third_derivatives(x64):
         np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradient_penalty_in_parameters(x64):
     """A loss on the argmax's Jacobian, differentiated in the parameters, under jit and vmap."""
     p, xs = net_params(2), jax.random.normal(jax.random.key(1), (3, 2), jnp.float64)
@@ -224,6 +226,7 @@ def test_large_d_solves_by_conjugate_gradients(x64):
     np.testing.assert_allclose(got, 1 / np.sqrt(scale**2 + x**2), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_unrolled_agrees_with_implicit(x64):
     """2000 steps of the paper's schedule reach 1e-9 here, so both gradients agree to 1e-6."""
     p, x = net_params(2), jnp.array([0.4, -1.1])

@@ -85,6 +85,7 @@ class Blnn(chex.TestCase):
         )
 
 
+@pytest.mark.slow
 def test_gradient_uses_no_hessian():
     """The rule's cost: no Hessian and no linear solve in the backward pass."""
     x, targets = points(8, 2, DIM), points(9, 2, DIM)
@@ -128,6 +129,7 @@ def test_trains_a_step_function():
     assert 0.95 < error / best < 2
 
 
+@pytest.mark.slow
 def test_noise_makes_slopes_steep():
     """The documented bias: slope 1 with unit noise is fitted as sqrt(2), exactly by least squares.
 

@@ -47,6 +47,7 @@ def test_rounding_is_of_the_size_of_the_error(name, dim):
     assert error / 1.5 <= np.sqrt(np.square(stated).mean()) <= 60 * error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sharp, beta, slope", [(30.0, 9.0, 1.0), (60.0, 9.0, 1.0), (40.0, 49.0, 3.0)]
 )

@@ -230,6 +230,7 @@ def test_bad_input_is_named():
             call()
 
 
+@pytest.mark.slow
 def test_options_of_random_erasing_may_be_jax_scalars_inside_jit():
     images = np.full((4, 8, 8, 3), 9, np.uint8)
     key, options = jax.random.key(0), {"area": (jnp.float32(0.1), jnp.float32(0.2))}

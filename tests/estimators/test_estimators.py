@@ -351,6 +351,7 @@ def test_two_classes(classified):
     np.testing.assert_allclose(1 / (1 + np.exp(-np.asarray(fn))), proba[:5, 1], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_ordered_classes():
     x, y = table()
     names = ("low", "middle", "high")

@@ -99,6 +99,7 @@ def compare(want, found):
         assert error <= 1e-6, (name, error)
 
 
+@pytest.mark.slow
 def test_values_in_a_process_without_monojax(tmp_path):
     compare(*elsewhere(tmp_path, ["lmn", "partial icnn"]))
 

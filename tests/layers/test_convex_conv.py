@@ -115,6 +115,7 @@ def test_jacobian(small):
     assert net.apply({"params": {}}, method="bounds") == (ALPHA, ALPHA + BETA)
 
 
+@pytest.mark.slow
 def test_inverse_and_fenchel_young(small):
     """f^-1 f = id; the loss is 0 at f(x) and at least |f - t|^2 / (2 beta) elsewhere."""
     _, x, (_, out, back, loss, _) = small

@@ -73,6 +73,7 @@ def test_random_pairs_miss_a_narrow_ramp():
     np.testing.assert_allclose(exact_lipschitz_1d(ramp, -2, 2).upper, 50, rtol=RTOL)
 
 
+@pytest.mark.slow
 def test_fewer_outputs_than_inputs_hide_a_direction():
     points = jax.random.normal(KEY, (10, 3))
     lower, upper = empirical_lipschitz(lambda x: x.sum(), points)
@@ -143,6 +144,7 @@ def test_one_dimension_smooth():
     np.testing.assert_allclose(rising[:2], (np.exp(-1), np.exp(2)), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_one_dimension_sees_a_jump():
     """A discontinuity has no constant: what is reported grows with the grid."""
     jump = lambda x: jnp.where(x > 0, x + 1, x)

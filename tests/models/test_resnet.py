@@ -82,6 +82,7 @@ def test_head_of_features_is_the_network(model, size, maps):
     np.testing.assert_allclose(together, whole, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_mnist_network_has_the_maps_asked_for_and_carries_the_penalty():
     model = MNISTNet(10, maps=20, widths=(3, 4))
     x = jax.random.uniform(jax.random.key(0), (3, 28, 28, 1))

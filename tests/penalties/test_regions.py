@@ -38,6 +38,7 @@ def test_any_kind_of_key(impl):
     assert (a != b)[:, :2].all()
 
 
+@pytest.mark.slow
 def test_parts_are_cut_from_the_whole():
     """Point i depends on the key and i alone: devices draw their own part of one set."""
     whole = mj.uniform_points(KEY, 12, LOW, HIGH)

@@ -258,6 +258,7 @@ def test_scan_vmap_and_jit(x64):
     np.testing.assert_allclose(explain(deep), explain(unrolled), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_errors_name_the_primitive_and_freeze(x64):
     fn, _, _, x = vit64()
     with pytest.raises(SplitError, match=r"'square' in 'ViT/block_0/norm1'.*freeze='normalizer'"):
@@ -281,6 +282,7 @@ def test_errors_name_the_primitive_and_freeze(x64):
     np.testing.assert_allclose(pair.g - pair.h, jax.nn.softmax(fn(x)), atol=1e-14)
 
 
+@pytest.mark.slow
 def test_vit_hides_patches_and_refuses_bad_options(x64):
     for reduce in ("cls", "mean"):
         _, module, variables, x = vit64(reduce=reduce)
@@ -316,6 +318,7 @@ def test_linen_attention_with_a_mask_and_dropout_off(x64):
     assert (grad[jnp.array([2, 4])] == 0).all() and (grad[0] != 0).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["split_grad", "lrp", "gradient"])
 def test_many_layers_at_once(x64, method):
     fn, _, x = toy64()

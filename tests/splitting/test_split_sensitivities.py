@@ -61,6 +61,7 @@ def test_a_shift_after_every_module_is_two_per_contraction(x64, alpha):
     assert pytest.approx(0.48) == (1 - (1 - 2 * 0.4) ** 2) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["full", "wta"])
 def test_balanced_mass_is_as_large_as_the_gradient(x64, pool):
     """At every contraction's input, whatever the widths and scales of the layers are."""
@@ -168,6 +169,7 @@ def test_at_zero_relu_has_no_slope(x64):
     np.testing.assert_allclose([one.g_p[0], one.g_n[0]], [0.0, 2.0], atol=1e-15)
 
 
+@pytest.mark.slow
 def test_layers_by_name_and_inside_a_scan(x64):
     fn, x = net64()
     assert list(sensitivities(fn, x, 2, layers=["last", "input"])) == [3, -1]

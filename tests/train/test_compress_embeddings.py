@@ -38,6 +38,7 @@ def command(files, workdir, **options):
     return main([*base, "--workdir", str(workdir), *given])
 
 
+@pytest.mark.slow
 def test_indices_and_models_that_open_elsewhere(files, tmp_path):
     pytest.importorskip("flatbuffers", reason="jax.export writes with flatbuffers")
     run = tmp_path / "run"

@@ -313,6 +313,7 @@ def done(tmp_path_factory):
     return place, argv
 
 
+@pytest.mark.slow
 def test_a_run_leaves_one_page_that_needs_nothing(done):
     place, _ = done
     page = (place / "run" / "report.html").read_text(encoding="utf-8")

@@ -78,6 +78,7 @@ def test_without_a_picture_a_scene_is_explained(tmp_path):
     assert max(row["inside"] for row in values.values()) > 0.6 > values["random"]["inside"]
 
 
+@pytest.mark.slow
 def test_a_page_with_everything_inside(tmp_path, capsys):
     run = tmp_path / "run"
     command = ["--config", "explain_photo:quick", "--workdir", str(run)]

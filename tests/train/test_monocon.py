@@ -175,6 +175,7 @@ def test_trained_heads_and_the_guarantee(problem, config, tmp_path):
     assert broken["monocon"] == 0 < broken["standard"]
 
 
+@pytest.mark.slow
 def test_one_compilation_for_an_epoch(problem, config):
     model = build(problem, "monocon")
     _, main_phase = optimizers(config.recipe, steps=3)
