@@ -39,6 +39,7 @@ def run(method, fn, x, target, **options):
     return jax.jit(lambda x, target: method(fn, x, target, **options))(x, target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_one_signature_jitted_and_batched(x64, name):
     """Maps at the layer's own size; jit of vmap gives what one call gives."""
@@ -130,6 +131,7 @@ def test_epsilon_lrp_without_biases_is_gradient_times_input(x64):
     np.testing.assert_allclose(found.sum(), fn(x)[2], atol=1e-8)
 
 
+@pytest.mark.slow
 def test_integrated_gradients_are_complete(x64):
     fn, x = net64()
     found = run(attribution.integrated_gradients, fn, x, 2, steps=300)
@@ -176,6 +178,7 @@ def test_layers_by_number_tag_and_scan_step(x64):
         attribution.split_grad(fn, x, 1, layer=(2, 3))
 
 
+@pytest.mark.slow
 def test_channels_first_networks_give_the_same_maps(x64):
     fn, x = plain64(True)
     first = lambda x: fn(jnp.moveaxis(x, 0, -1))

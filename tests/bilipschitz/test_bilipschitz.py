@@ -203,6 +203,7 @@ def test_constants_at_initialisation(activation, hidden, solver):
         assert ratio[known].max() >= 4 + 0.5 * beta
 
 
+@pytest.mark.slow
 def test_step_limit_and_nan_are_flagged():
     net, params, x = make(beta=400.0, solver=Solver("newton", max_steps=1))
     x = x.at[3].set(jnp.nan)

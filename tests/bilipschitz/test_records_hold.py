@@ -118,6 +118,7 @@ def test_half_precision_parameters_and_plain_conjugates():
     np.testing.assert_allclose(np.asarray(got.argmax, np.float32), [1.0, 0.25], rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_concrete_jax_scalars_are_options_inside_jit():
     """Item 15: constants of the module, of the call and of the solver."""
     x = jnp.ones((2, 3))

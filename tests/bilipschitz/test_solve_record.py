@@ -48,6 +48,7 @@ def counted():
     return run
 
 
+@pytest.mark.slow
 def test_count_equals_the_diagnostics(counted):
     count, worst, record, info = counted(X)
     assert 0 < count < 16 and count == (~info.converged).sum() and count.dtype == jnp.int32

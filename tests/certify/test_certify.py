@@ -29,7 +29,8 @@ def quick_or_slow(names, quick):
 
 @pytest.mark.parametrize(
     ("name", "deep"),
-    [(name, False) for name in QUICK] + [pytest.param(n, True, marks=slow) for n in ACTIVATIONS],
+    [(QUICK[0], False), pytest.param(QUICK[1], False, marks=pytest.mark.slow)]
+    + [pytest.param(n, True, marks=slow) for n in ACTIVATIONS],
 )
 def test_every_bound_holds_the_gradients_of_a_box(name, deep):
     """Slack: float64 rounding of the judge, far below a float32 unit."""

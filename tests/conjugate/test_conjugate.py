@@ -243,6 +243,7 @@ def test_unrolled_agrees_with_implicit(x64):
         np.testing.assert_allclose(got[name], want[name], rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_batch_equals_single_examples(x64):
     """Finished samples are frozen: the batch neither helps nor hurts one example."""
     p = net_params(2)
@@ -273,6 +274,7 @@ def test_unbounded_problem_is_flagged(method):
     assert not flat.converged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["newton", "newton_cg", "lbfgs"])
 def test_nan_is_flagged_and_stays_in_its_row(method):
     x = jnp.array([[0.4, -1.1], [jnp.nan, 0.0], [jnp.inf, 0.0]])

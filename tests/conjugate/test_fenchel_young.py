@@ -28,6 +28,7 @@ def points(seed, *shape, dtype=jnp.float32):
     return jax.random.normal(jax.random.key(seed), shape, dtype)
 
 
+@pytest.mark.slow
 def test_quadratic_closed_form(x64):
     """For G = y'My/2 the loss is the squared distance to M^-1 x in the norm of M, halved."""
     matrix = MATRIX.astype(jnp.float64)

@@ -24,6 +24,7 @@ def test_monlip_is_monotone_and_lipschitz(d, units):
         assert np.linalg.norm(centred, 2, axis=(1, 2)).max() <= 9.75 * (1 + 1e-5)
 
 
+@pytest.mark.slow
 def test_monlip_certificate_and_forms_in_float64(x64):
     """2I - V - V^T - 2SS^T is positive semi-definite; both forms agree to 1e-12 of their size."""
     layer = MonLipDense((6, 5, 4), 0.5, 50.0, param_dtype=jnp.float64)

@@ -23,6 +23,7 @@ def hessians(net, params, points):
     return jax.jit(jax.vmap(jax.hessian(lambda y: net.apply(params, y))))(points)
 
 
+@pytest.mark.slow
 def test_recursion_by_hand():
     """Two hidden layers, written out; batch dimensions in front are kept."""
     net, params = make(activation=jax.nn.softplus)

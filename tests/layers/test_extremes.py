@@ -326,6 +326,7 @@ def test_the_old_report_names_the_new_one(net):
         net.apply(drawn(net, X), X, method="inverse_report")
 
 
+@pytest.mark.slow
 def test_the_inverse_of_nan_is_an_iterate_that_did_not_converge():
     net = layers.MonLipDense((4,), 0.5, 2.0)
     y = jnp.asarray(X).at[0].set(jnp.nan)

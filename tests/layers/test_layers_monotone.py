@@ -48,6 +48,7 @@ def test_moments_of_the_bounded_activations(name):
     np.testing.assert_allclose(MOMENTS[name], [first, second - first**2], atol=2e-6)
 
 
+@pytest.mark.slow
 def test_mlp_by_hand():
     """Three inputs, one of each direction, tanh, in numpy float64; 1e-5: float32."""
     net = MonotoneMLP((5, 4, 2), (1, 0, -1))

@@ -255,6 +255,7 @@ def test_rejects_bad_directions(directions, match):
         LMN((4, 1), 1.0, directions).init(KEY, X)
 
 
+@pytest.mark.slow
 def test_rejects_unknown_names_odd_widths_and_other_inputs():
     with pytest.raises(ValueError, match=r"norm must be one of .*'inf'.*got 'infinity'"):
         LMN((4, 1), 1.0, (1, 0, 0), norm="infinity").init(KEY, X)

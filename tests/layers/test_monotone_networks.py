@@ -36,6 +36,7 @@ def test_smooth_min_max_by_hand():
     np.testing.assert_allclose(jax.jit(hard.apply)(variables, X), want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_min_and_max_of_two_inputs_are_exact():
     """Two groups of one unit are a minimum, one group of two units is a maximum."""
     kernel = jnp.eye(2)  # squares of 1 and 0
@@ -94,6 +95,7 @@ def test_bounds_of_tiny_weights(size):
     np.testing.assert_allclose(net.apply(variables, method="bounds")[1], want, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_initial_values_are_the_published_ones():
     """Normal cut off at 2; uniform on [-20, 2], and around -10; sharpness e^-1."""
     p = SmoothMinMax(60, 60).init(KEY, X)["params"]

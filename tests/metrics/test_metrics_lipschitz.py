@@ -34,6 +34,7 @@ def test_linear_map_has_its_singular_values():
     np.testing.assert_allclose(high, np.full(30, SIGMA[0]), rtol=RTOL)
 
 
+@pytest.mark.slow
 def test_all_pairs_by_hand():
     """x^2 at 0, 1, 3: pairs 1, 3, 4; slopes 0, 2, 6."""
     points = jnp.array([[0.0], [1.0], [3.0]])
@@ -95,6 +96,7 @@ def test_nan_is_passed_on():
     assert jnp.isnan(exact_lipschitz_1d(jnp.log, -1.0, 1.0).upper)
 
 
+@pytest.mark.slow
 def test_search_climbs_to_the_steepest_point():
     """sinh-like: 0.5 + tanh(5x) has slopes up to 5 at 0, starts are where it is 0.001."""
     starts = 1.0 + 0.1 * jax.random.normal(KEY, (6, 1))

@@ -22,6 +22,7 @@ def wave(x):
 X = jnp.stack([jnp.linspace(-1, 1, 21), jnp.zeros(21)], axis=1)  # ten points left of 0, one at 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 4, 20, 21, 4096])
 def test_rate_counts_strict_violations_once_per_point(batch_size):
     """x0 = 0 has slope 0, which is no violation; a point with two failures counts once."""

@@ -106,6 +106,7 @@ def mlp_penalty(params, x, *, reduce, outputs="max", labels=None, margin=0.1):
 MODEL = MLP((6, 5), outputs=3, activation=jnp.tanh)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduce", ["mean", "max"])
 @pytest.mark.parametrize("outputs", ["max", "all", "label"])
 def test_parameter_gradient_matches_finite_differences(x64, reduce, outputs):

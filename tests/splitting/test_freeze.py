@@ -232,6 +232,7 @@ def test_gradients_without_freeze_are_the_ordinary_ones(x64):
         np.testing.assert_allclose(ours, theirs[..., 0], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_scan_vmap_and_jit(x64):
     w, x = toy_weights(), toy64()[2]
     stack = jax.tree.map(lambda a: jnp.stack([a, 0.5 * a, -a]), {k: w[k] for k in w if k != "head"})

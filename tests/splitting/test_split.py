@@ -96,6 +96,7 @@ def test_parts_are_convex_and_monotone_with_frozen_shifts(net):
     assert g.max() < 0.01 * mj.split(fn, recentre="none")(x).g.max()
 
 
+@pytest.mark.slow
 def test_wta_and_live_recentring_lose_convexity(net):
     """The known limits: what the docs say does not hold is seen not to hold."""
     fn, x = net

@@ -90,6 +90,7 @@ def test_balanced_under_vmap_and_second_derivatives(x64):
     assert jnp.isfinite(jax.grad(lambda x: (one(x) ** 2).sum())(x)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["full", "wta"])
 def test_gradient_and_alpha_one_half(x64, pool):
     """grad is jax.grad's; at alpha = 0.5 s vanishes and g_p is half the gradient."""
@@ -184,6 +185,7 @@ def test_layers_by_name_and_inside_a_scan(x64):
         np.testing.assert_allclose(scanned[-1].h_n, unrolled[-1].h_n, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_bad_alpha_and_layers():
     fn = lambda x: jnp.ones((2, 3)) @ x
     with pytest.raises(ValueError, match=r"alpha must lie in \[0, 0.5\], got 0.7"):

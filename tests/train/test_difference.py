@@ -38,6 +38,7 @@ def test_convex_outputs_are_the_scalar_icnn():
     np.testing.assert_allclose(*both, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight_map", ["square", "softplus"])
 def test_convex_streams(weight_map, x64):
     """g(mean of two points) <= mean of both values, 10,000 segments, float64 rounding."""
@@ -61,6 +62,7 @@ def test_monotone_streams(weight_map, x64):
     assert f.min() < 0 < f.max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["convex", "monotone"])
 def test_second_input(kind):
     """The value is g - h; h sees x, 1 - x or what it is given; dtype and jit."""

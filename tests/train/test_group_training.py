@@ -128,6 +128,7 @@ def test_augmented_images_are_crops_and_flips():
     np.testing.assert_array_equal(grey.augment(jax.random.key(0), x), x)
 
 
+@pytest.mark.slow
 def test_the_loss_is_cross_entropy_plus_gamma_times_the_penalty():
     config = get_config("quick")
     problem, model = fake_problem(), groups.build(config, 10)

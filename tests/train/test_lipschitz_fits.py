@@ -164,6 +164,7 @@ def test_graph_of_a_conjugate_is_the_function(trained):
     assert (paper <= drawn.steepest() + error).all()
 
 
+@pytest.mark.slow
 def test_published_form_has_two_slopes_only():
     """A ReLU core: alpha on its kinks, alpha + beta between them, exactly, at any training."""
     model = lipschitz_models.build("blnn", get_config())
