@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from monojax.base.compat import enable_x64
+from monojax.certify import gradient_bounds
+from monojax.certify.bounds import bounds_of
 
 WIDTH = 4
 
@@ -76,3 +78,20 @@ def gradients64(fn, points):
     """Float64 gradients by `jax.grad`, apart from the code under test."""
     with enable_x64():
         return np.asarray(jax.jit(jax.vmap(jax.grad(fn)))(jnp.asarray(points, jnp.float64)))
+
+
+def slopes(fn, low, high, bound="interval", dtype=jnp.float64):
+    """Bounds on a box in float64, as the search asks for them."""
+    with enable_x64():
+        ends = np.asarray(low, dtype), np.asarray(high, dtype)
+        box = jax.jit(lambda a, b: gradient_bounds(fn, a, b, bound=bound))(*ends)
+        return np.asarray(box.lo), np.asarray(box.hi)
+
+
+def single_bounds(fn, low, high, bound):
+    """Bounds on the values of a program, as on a derivative's."""
+    with enable_x64():
+        ends = np.asarray(low, np.float64), np.asarray(high, np.float64)
+        closed = jax.make_jaxpr(fn)(ends[0])
+        box = jax.jit(lambda a, b: bounds_of(closed, a, b, bound=bound))(*ends)
+        return float(box.lo[0]), float(box.hi[0])
