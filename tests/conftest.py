@@ -88,6 +88,12 @@ def pytest_configure(config):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
+def pytest_collection_finish():
+    """What was imported stays: the collector need not look at it after every module."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def checkout() -> Path:
     """The root of the checkout."""

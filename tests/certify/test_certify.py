@@ -17,8 +17,8 @@ from monojax.certify.search import posed
 QUICK = ("leaky_relu", "tanh")
 
 
-def quick_or_full(names, quick):
-    return [pytest.param(name, marks=[] if name in quick else pytest.mark.full) for name in names]
+def quick_or_slow(names, quick):
+    return [pytest.param(name, marks=[] if name in quick else pytest.mark.slow) for name in names]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_narrow_dip_is_never_proved():
 
 @pytest.mark.parametrize(
     "name",
-    quick_or_full(["relu", "tanh", "softplus", "sigmoid", "group_sort", "maxout"], ["relu"]),
+    quick_or_slow(["relu", "tanh", "softplus", "sigmoid", "group_sort", "maxout"], ["relu"]),
 )
 def test_networks_of_non_negative_weights_are_proved_at_the_root(name):
     found = certify_monotone(

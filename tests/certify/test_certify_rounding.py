@@ -16,7 +16,7 @@ from monojax.certify.walk import Root, Walk
 TERMS = np.asarray([1.0, 2.0**-20, -1.0, -(2.0**-20), -(2.0**-30)], np.float32)
 
 
-@pytest.mark.parametrize("bound", ["interval", pytest.param("backward", marks=pytest.mark.full)])
+@pytest.mark.parametrize("bound", ["interval", pytest.param("backward", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "fn",
     [
@@ -67,7 +67,7 @@ def test_constants_of_the_surrogate_are_enclosed():
         (lambda x: 2 * x[0].astype(jnp.float32).astype(x.dtype), [0.0], [1.0], 2.0),
     ],
 )
-@pytest.mark.parametrize("bound", ["interval", pytest.param("backward", marks=pytest.mark.full)])
+@pytest.mark.parametrize("bound", ["interval", pytest.param("backward", marks=pytest.mark.slow)])
 def test_ends_of_the_number_range(fn, low, high, true, bound):
     lo, hi = slopes(fn, low, high, bound)
     assert lo[0] <= true <= hi[0]
@@ -109,7 +109,7 @@ def test_casts_to_a_smaller_range():
         point_bounds(lambda x: jax.lax.reduce_precision(x, 4, 10), x, x, jnp.float32)
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_measured_errors_of_transcendentals():
     """Against numpy's extended precision, on 200,000 points each."""
     rng = np.random.default_rng(0)
