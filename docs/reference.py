@@ -21,6 +21,7 @@ PACKAGES = {
     "monojax.attribution.occlusion": "Occlusion",
     "monojax.certify": "Certificates",
     "monojax.compact": "Compact embeddings",
+    "monojax.uncertainty": "Uncertainty",
     "monojax.estimators": "Estimators",
     "monojax.metrics": "Metrics",
     "monojax.models": "Models",

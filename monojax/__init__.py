@@ -17,6 +17,7 @@ from monojax import (
     metrics,
     penalties,
     splitting,
+    uncertainty,
 )
 from monojax.base import registry as _registry
 from monojax.base.directions import check_directions
@@ -45,9 +46,11 @@ from monojax.penalties.regions import (
 )
 from monojax.saving import load, save
 from monojax.splitting import SplitPair, split, split_report, tag
+from monojax.uncertainty import DUQ
 
 __all__ = [
     "BLNN",
+    "DUQ",
     "Audit",
     "Certificate",
     "ConvBLNN",
@@ -89,6 +92,7 @@ __all__ = [
     "tag",
     "total_activation",
     "training",
+    "uncertainty",
     "uniform_points",
     "value_and_penalty",
 ]

@@ -1,6 +1,7 @@
 """Measured properties. A metric can refute a property; it cannot prove one."""
 
 from monojax.metrics.detection import auroc, detection_rate_at_equal_error
+from monojax.metrics.detection_curves import auprc, fpr_at_tpr
 from monojax.metrics.embedding import (
     clustermap_order,
     effective_dimension,
@@ -21,20 +22,26 @@ from monojax.metrics.monotonicity import (
 )
 from monojax.metrics.neighbours import nearest
 from monojax.metrics.retrieval import knn_accuracy, recall_at_k
+from monojax.metrics.selective import aurc, coverage_at_risk, expected_calibration_error
 
 __all__ = [
     "Extremes",
     "Interval",
     "MonotonicityReport",
     "adjacent_differences",
+    "auprc",
+    "aurc",
     "auroc",
     "bootstrap",
     "clustermap_order",
+    "coverage_at_risk",
     "detection_rate_at_equal_error",
     "effective_dimension",
     "empirical_lipschitz",
     "exact_lipschitz_1d",
+    "expected_calibration_error",
     "feature_correlation",
+    "fpr_at_tpr",
     "knn_accuracy",
     "local_gains",
     "mean_interval",

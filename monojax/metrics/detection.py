@@ -22,7 +22,7 @@ def auroc(normal: Any, unfamiliar: Any) -> jax.Array:
     Raises:
       ValueError: on another rank, no scores, or NaN in concrete scores.
     """
-    normal, unfamiliar = _check(normal, unfamiliar)
+    normal, unfamiliar = check_scores(normal, unfamiliar)
     unfamiliar = jnp.sort(unfamiliar)
     below = jnp.searchsorted(unfamiliar, normal, side="left")
     not_above = jnp.searchsorted(unfamiliar, normal, side="right")
@@ -46,7 +46,7 @@ def detection_rate_at_equal_error(normal: Any, unfamiliar: Any) -> jax.Array:
     Raises:
       ValueError: as :func:`auroc`.
     """
-    normal, unfamiliar = _check(normal, unfamiliar)
+    normal, unfamiliar = check_scores(normal, unfamiliar)
     normal, unfamiliar = jnp.sort(normal), jnp.sort(unfamiliar)
     thresholds = jnp.sort(jnp.concatenate([normal, unfamiliar]))
 
@@ -63,8 +63,19 @@ def detection_rate_at_equal_error(normal: Any, unfamiliar: Any) -> jax.Array:
     return detected[before] + part * (detected[after] - detected[before])
 
 
-def _check(normal: Any, unfamiliar: Any) -> tuple[jax.Array, jax.Array]:
-    """Both as arrays `[n]`, n >= 1, without NaN when concrete, in an order that float32 keeps."""
+def check_scores(normal: Any, unfamiliar: Any) -> tuple[jax.Array, jax.Array]:
+    """Both as arrays `[n]`, n >= 1, without NaN when concrete, in an order that float32 keeps.
+
+    Args:
+      normal: scores `[n]`.
+      unfamiliar: scores `[m]`.
+
+    Returns:
+      Both as jax arrays; as ranks where they are concrete.
+
+    Raises:
+      ValueError: on another rank, no scores, or NaN in concrete scores.
+    """
     both = _scores(normal, "normal"), _scores(unfamiliar, "unfamiliar")
     if all(is_concrete(scores) for scores in both):
         # Only the order counts. Ranks keep it where float32 would make scores equal: numpy's

@@ -1,6 +1,7 @@
 """The soft way: gradient penalties, and the regions of the input space they are asked on."""
 
 from monojax.penalties.gradient import monotonicity_penalty, value_and_penalty
+from monojax.penalties.norm import gradient_norm_penalty
 from monojax.penalties.regions import (
     data_mixup_points,
     data_range,
@@ -14,6 +15,7 @@ from monojax.penalties.slopes import signed_slopes
 __all__ = [
     "data_mixup_points",
     "data_range",
+    "gradient_norm_penalty",
     "half_points",
     "mixup_points",
     "monotonicity_penalty",

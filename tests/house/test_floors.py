@@ -17,7 +17,7 @@ FLOORS = (
     {"layers"},
     {"exporting", "models", "data", "training", "saving"},
     {"groups", "penalties", "bilipschitz"},
-    {"attribution", "metrics"},
+    {"attribution", "metrics", "uncertainty"},
     {"compact"},
     {"certify"},
     {"estimators"},

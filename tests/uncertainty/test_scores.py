@@ -1,0 +1,157 @@
+"""Scores on features and logits: against numpy, scipy and scikit-learn's closed forms."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from monojax.uncertainty import (
+    DeepEnsemble,
+    GaussianDensity,
+    Mahalanobis,
+    RandomFeatureGP,
+    energy,
+    max_softmax,
+    negative_entropy,
+    threshold,
+)
+
+RNG = np.random.default_rng(1)
+Y = np.arange(60) % 3
+H = (RNG.normal(size=(60, 4)) @ RNG.normal(size=(4, 4)) + Y[:, None]).astype(np.float32)
+NEW = np.concatenate([H[:5], H[:5] + 8]).astype(np.float32)
+
+
+def log_normal(x, mean, covariance):
+    gap = x - mean
+    squares = np.einsum("np,pq,nq->n", gap, np.linalg.inv(covariance), gap)
+    return -0.5 * (squares + np.linalg.slogdet(2 * np.pi * covariance)[1])
+
+
+def test_gaussian_density_in_closed_form():
+    model = jax.jit(GaussianDensity.fit, static_argnums=2)(H, Y, 3)
+    h, new = H.astype(np.float64), NEW.astype(np.float64)
+    parts = [
+        log_normal(new, h[c == Y].mean(0), np.cov(h[c == Y].T, bias=True)) + np.log(1 / 3)
+        for c in range(3)
+    ]
+    want = np.logaddexp.reduce(parts, axis=0)
+    # The ridge of 1e-6 of the mean variance, times a condition number of about 100.
+    got = np.asarray(jax.jit(lambda m, x: m.score(x))(model, NEW))
+    np.testing.assert_allclose(got, want, rtol=2e-3)
+    assert got[:5].min() > got[5:].max()
+
+
+def test_mahalanobis_in_closed_form():
+    model = jax.jit(Mahalanobis.fit, static_argnums=2)(H, Y, 3)
+    h, new = H.astype(np.float64), NEW.astype(np.float64)
+    means = np.stack([h[c == Y].mean(0) for c in range(3)])
+    within = np.cov((h - means[Y]).T, bias=True)
+    gaps = new[:, None] - means[None]
+    want = -np.einsum("ncp,pq,ncq->nc", gaps, np.linalg.inv(within), gaps).min(axis=1)
+    np.testing.assert_allclose(model.score(NEW), want, rtol=2e-3)
+
+
+@pytest.mark.slow
+def test_a_singular_covariance_is_regularised():
+    flat = np.concatenate([H, H[:, :2]], axis=1)  # two columns twice, rank 4 of 6
+    for model in (GaussianDensity.fit(flat, Y, 3), Mahalanobis.fit(flat, Y, 3, ridge=0.0)):
+        assert np.isfinite(model.score(flat)).all()
+    few = GaussianDensity.fit(H[:6], Y[:6], 3)  # two examples per class in four dimensions
+    assert np.isfinite(few.score(H)).all()
+
+
+def test_scores_of_logits():
+    logits = RNG.normal(size=(7, 4)) * 3
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    logits = logits.astype(np.float32)
+    np.testing.assert_allclose(max_softmax(logits), p.max(1), rtol=1e-5)
+    np.testing.assert_allclose(negative_entropy(logits), (p * np.log(p)).sum(1), atol=1e-6)
+    np.testing.assert_allclose(negative_entropy(np.log(p)), (p * np.log(p)).sum(1), atol=1e-6)
+    np.testing.assert_allclose(energy(logits), np.log(np.exp(logits).sum(1)), rtol=1e-5)
+    hot = 2 * np.log(np.exp(logits / 2).sum(1))
+    np.testing.assert_allclose(energy(logits, temperature=2.0), hot, rtol=1e-5)
+    certain = jnp.array([1000.0, 0.0, -jnp.inf])
+    slope = jax.grad(lambda z: negative_entropy(z))(certain)
+    assert float(negative_entropy(certain)) == 0 and np.isfinite(slope[:2]).all()
+    assert energy(jnp.ones((2, 3), jnp.bfloat16)).dtype == jnp.float32
+
+
+def test_threshold_accepts_at_least_the_wished_share():
+    scores = RNG.permutation(20) / 20
+    for coverage in (0.05, 0.5, 0.951, 0.95):
+        t = threshold(scores, coverage)
+        accepted = np.mean(scores >= t)
+        assert coverage - 1e-9 <= accepted < coverage + 1 / 20
+    assert threshold(np.ones(4), 0.5) == 1
+    fresh = RNG.random((400, 99)), RNG.random((400, 200))
+    new = [np.mean(b >= threshold(a, 0.9)) for a, b in zip(*fresh, strict=True)]
+    assert np.mean(new) > 0.9 - 0.01  # k / (n + 1) = 0.9, standard error 0.002
+
+
+def test_random_features_are_a_gaussian_process():
+    """Kernel of the features, and the posterior variance in closed form."""
+    head = RandomFeatureGP(3, num_features=400, length_scale=2.0, ridge=0.5)
+    variables = head.init(jax.random.key(0), H)
+    phi = np.asarray(head.apply(variables, H[:10], method="random_features"), np.float64)
+    squares = np.square(H[:10, None] - H[None, :10]).sum(-1)
+    # 400 random features: standard error 0.05 of each entry.
+    np.testing.assert_allclose(phi @ phi.T, np.exp(-squares / 8), atol=0.2)
+    with pytest.raises(ValueError, match="before training"):
+        head.apply(variables, H, method="variance")
+    update = jax.jit(lambda v, h: head.apply(v, h, method="update", mutable=["precision"]))
+    seen, found = update(variables, H[:10])
+    variables = {**variables, **found}
+    p = np.asarray(jax.nn.softmax(head.apply(variables, H[:10]))).max(1)
+    precision = 0.5 * np.eye(400) + phi.T @ (phi * (p * (1 - p))[:, None])
+    want = np.einsum("nd,de,ne->n", phi, np.linalg.inv(precision), phi)
+    got = jax.jit(lambda v, h: head.apply(v, h, method="variance"))(variables, H[:10])
+    np.testing.assert_allclose(got, want, rtol=1e-3)
+    far = head.apply(variables, H[:10] + 50, method="variance")
+    assert seen == 10 and got.max() < far.min()
+    shrunk = head.apply(variables, H[:10], method="mean_field")
+    want = np.asarray(head.apply(variables, H[:10])) / np.sqrt(1 + np.pi / 8 * want)[:, None]
+    np.testing.assert_allclose(shrunk, want, rtol=1e-3, atol=1e-5)
+    assert int(head.reset(variables)["precision"]["examples"]) == 0
+
+
+@pytest.mark.slow
+def test_members_are_trained_apart():
+    both = DeepEnsemble(nn.Dense(3), members=2)
+    variables = both.init(jax.random.key(0), H)
+    one = jax.tree.map(lambda leaf: leaf[1], variables)
+    logits = both.logits(variables, H)
+    np.testing.assert_allclose(logits[1], nn.Dense(3).apply(one, H), rtol=1e-5)
+    p = np.asarray(jax.nn.softmax(logits)).mean(0)
+    np.testing.assert_allclose(np.exp(both.log_probabilities(variables, H)), p, rtol=1e-5)
+
+    def alone(v):
+        log_p = jax.nn.log_softmax(nn.Dense(3).apply(v, H))
+        return -jnp.mean(log_p[jnp.arange(60), Y])
+
+    want, got = jax.grad(alone)(one), jax.grad(both.loss)(variables, H, Y)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, atol=1e-6), got, want)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: GaussianDensity.fit(H, Y, 4), r"classes \[3\] have fewer than 2"),
+        (lambda: Mahalanobis.fit(H, Y, 2), "labels must lie in"),
+        (lambda: GaussianDensity.fit(H[0], Y, 3), r"\[n, d\]"),
+        (lambda: Mahalanobis.fit(H * np.nan, Y, 3), "NaN"),
+        (lambda: GaussianDensity.fit(H, Y, 3).score(H[:, :2]), r"shape \[n, 4\]"),
+        (lambda: threshold(np.ones(3), 1.0), r"coverage must lie in \(0, 1\)"),
+        (lambda: threshold(np.ones(3), 0.0), r"coverage must lie in \(0, 1\)"),
+        (lambda: threshold(np.ones(0), 0.5), "n >= 1"),
+        (lambda: threshold([np.nan], 0.5), "NaN"),
+        (lambda: energy(np.ones(3, np.float32), temperature=0.0), "temperature"),
+        (lambda: max_softmax(np.float32(1.0)), "logits must have shape"),
+        (lambda: DeepEnsemble(nn.Dense(3), members=0), "members"),
+        (lambda: RandomFeatureGP(3, length_scale=-1.0).init(jax.random.key(0), H), "length_scale"),
+    ],
+)
+def test_bad_input_is_named(call, match):
+    with pytest.raises(ValueError, match=match):
+        call()
