@@ -25,7 +25,8 @@ def gradient_bounds(
     """Encloses every partial derivative of ``fn`` over a box.
 
     Sound for the function in exact arithmetic, as `monojax.certify.interval` says. Works under jit
-    and vmap: give one box and use `jax.vmap` for many.
+    and vmap: give one box and use `jax.vmap` for many. Slopes say nothing of jumps: a function can
+    rise wherever it has a slope and fall where it jumps. `certify_monotone` refuses such functions.
 
     Args:
       fn: map of ONE example float `[d]` to a scalar.

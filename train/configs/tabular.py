@@ -11,9 +11,6 @@ import ml_collections
 
 from train.tabular.experiment import ROWS
 
-SLOWER = ("random", "train", "pblnn", "pblnn_guaranteed")
-"""Rows that the reduced run leaves out on larger sets: two penalties, inner solves."""
-
 
 def get_config(mode="full"):
     c = ml_collections.ConfigDict()
@@ -47,9 +44,6 @@ def get_config(mode="full"):
         c.problems.blog_feedback.update(seeds=3, epochs=30, solved_epochs=2, peer_epochs=8)
         for name in ("lending_club", "blog_feedback"):
             c.problems[name].update(max_rows=12_000, batch_size=512, folds=3, trees=200)
-        c.problems.heart.skip = SLOWER[:2]  # left out for time
-        for name in ("compas", "blog_feedback", "lending_club"):
-            c.problems[name].skip = SLOWER
     elif mode == "quick":
         c.problems = dict(auto_mpg=problem("Auto MPG (mpg^2)", 2, 2, 1, 1, 64))
         c.rows = ("mlp", "mixup", "lmn", "histgb", "histgb_constrained")
