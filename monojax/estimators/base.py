@@ -349,5 +349,6 @@ class MonotoneEstimator(BaseEstimator):
         """The network's outputs, float64 `[n, k]`."""
         _validation.check_is_fitted(self, "params_")
         table = self._table(X, reset=False)
-        rows = self.columns_.scaled(self.columns_.inputs(table))
-        return training.predicted(self.net_, self.params_, rows).astype(np.float64)
+        rows = self.columns_.inputs(table)
+        scaled = self.columns_.scaled
+        return training.predicted(self.net_, self.params_, rows, scaled).astype(np.float64)

@@ -49,8 +49,9 @@ class Column:
                 "rows but had none when the estimator was fitted; impute them, drop the rows, or "
                 "fit on rows with some."
             )
-        filled = np.where(absent, self.fill, numbers)
-        return np.column_stack([filled, *((~absent, absent) if self.gaps else ())]).astype(float)
+        if not self.gaps:
+            return numbers[:, None]
+        return np.column_stack([np.where(absent, self.fill, numbers), ~absent, absent])
 
     def _codes(self, values: np.ndarray) -> np.ndarray:
         assert self.levels is not None

@@ -311,7 +311,7 @@ def test_members_are_averaged():
     for i in range(3):
         part = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], model.params_)
         rows = model.columns_.scaled(model.columns_.inputs(x))
-        alone.append(model.link_.means(training.predicted(model.net_, part, rows))[:, 0])
+        alone.append(model.link_.means(training.predicted(model.net_, part, rows, lambda x: x))[:, 0])
     np.testing.assert_allclose(np.mean(alone, axis=0), model.predict(x), rtol=1e-5, atol=1e-5)
     assert model.certify().status == "proved"
 
@@ -459,3 +459,18 @@ def test_without_a_direction_there_is_nothing_to_certify():
     x, y = table()
     with pytest.raises(ValueError, match=r"nothing to certify"):
         MonotoneRegressor(method="mlp", **SMALL).fit(x, y).certify()
+
+
+def test_a_long_table_in_parts_is_what_its_rows_are(fitted, monkeypatch):
+    """The parts go to threads; their results come back in order."""
+    x, model = table()[0], fitted("lmn")
+    once = model.predict(x)
+    monkeypatch.setattr(training, "PREDICT_ROWS", 256)
+    long = np.concatenate([np.roll(x, -i, axis=0) for i in range(24)])
+    assert len(long) > 8 * 256
+    expected = np.concatenate([np.roll(once, -i) for i in range(24)])
+    # Other numbers of rows, other orders of sums: a few units of float32.
+    np.testing.assert_allclose(model.predict(long), expected, rtol=1e-5, atol=1e-5)
+    long[-1, 0] = 1e300
+    with pytest.raises(ValueError, match="beyond the range"):
+        model.predict(long)
