@@ -310,8 +310,9 @@ def test_members_are_averaged():
     alone = []
     for i in range(3):
         part = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], model.params_)
-        rows = model.columns_.scaled(model.columns_.inputs(x))
-        alone.append(model.link_.means(training.predicted(model.net_, part, rows, lambda x: x))[:, 0])
+        inputs, scaled = model.columns_.inputs(x), model.columns_.scaled
+        made = training.predicted(model.net_, part, inputs, scaled)
+        alone.append(model.link_.means(made)[:, 0])
     np.testing.assert_allclose(np.mean(alone, axis=0), model.predict(x), rtol=1e-5, atol=1e-5)
     assert model.certify().status == "proved"
 
