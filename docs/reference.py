@@ -27,6 +27,7 @@ PACKAGES = {
     "monojax.models": "Models",
     "monojax.models.pretrained": "Published weights",
     "monojax.data": "Data",
+    "monojax.data.shapes3d": "Rendered scenes",
     "monojax.training": "Training",
     "monojax.saving": "Saving",
     "monojax.exporting": "Exporting",

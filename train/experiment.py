@@ -47,6 +47,7 @@ EXPERIMENTS = {
     "difference": Entry("digits by a difference of two convex or two monotone networks"),
     "explain": Entry("every method's maps of photographs, judged"),
     "explain_photo": Entry("your photograph, explained", module="train.explain.photo"),
+    "generation": Entry("pictures made by monotone latents, one knob per factor of a scene"),
     "groups": Entry("classes read off the maps alone, and whether unfamiliar inputs are noticed"),
     "imagenet": Entry(
         "ImageNet with the group penalty, on many hosts", True, dry_run="train.imagenet.dry_run"

@@ -2,6 +2,7 @@
 
 from monojax.metrics.detection import auroc, detection_rate_at_equal_error
 from monojax.metrics.detection_curves import auprc, fpr_at_tpr
+from monojax.metrics.disentanglement import DCI, dci, mig, sap, spearman
 from monojax.metrics.embedding import (
     clustermap_order,
     effective_dimension,
@@ -25,6 +26,7 @@ from monojax.metrics.retrieval import knn_accuracy, recall_at_k
 from monojax.metrics.selective import aurc, coverage_at_risk, expected_calibration_error
 
 __all__ = [
+    "DCI",
     "Extremes",
     "Interval",
     "MonotonicityReport",
@@ -35,6 +37,7 @@ __all__ = [
     "bootstrap",
     "clustermap_order",
     "coverage_at_risk",
+    "dci",
     "detection_rate_at_equal_error",
     "effective_dimension",
     "empirical_lipschitz",
@@ -45,13 +48,16 @@ __all__ = [
     "knn_accuracy",
     "local_gains",
     "mean_interval",
+    "mig",
     "monotonicity_report",
     "nearest",
     "principal_axes",
     "recall_at_k",
     "reconstruction_error",
     "rms_off_diagonal",
+    "sap",
     "search_lipschitz",
+    "spearman",
     "sts_score",
     "violation_rate",
     "violations",

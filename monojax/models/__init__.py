@@ -9,13 +9,16 @@ from monojax.models.mnist_cnn import MNISTNet
 from monojax.models.pooled import ExtraMaps
 from monojax.models.resnet import BasicBlock, Bottleneck, ResNet, ResNet18, ResNet34, ResNet50
 from monojax.models.squeezenet import Fire, SqueezeNet
+from monojax.models.vae import VAE, Comparator
 from monojax.models.vgg import VGG16
 from monojax.models.vit import ViT, ViTBlock
 from monojax.models.wide_resnet import WideBlock, WideResNet
 
 __all__ = [
     "MLP",
+    "VAE",
     "VGG16",
+    "Comparator",
     "EfficientNetLite0",
     "ExtraMaps",
     "MNISTNet",

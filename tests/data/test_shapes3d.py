@@ -200,6 +200,7 @@ def test_grid_of_the_published_set():
         shapes3d.random_factors(jax.random.key(0), 0)
 
 
+@pytest.mark.slow
 def test_scenes_of_their_own_and_half_precision():
     """A light for each image by vmap; bfloat16 in and out; no batch axis; under jit."""
     rows = jnp.asarray(scenes(shape=2)[:2], jnp.float32)
