@@ -147,6 +147,7 @@ def certified(beta, kind):
     return net, variables, origin, e, weight, r, lambda x: error + slope * x
 
 
+@pytest.mark.slow
 def test_nothing_outside_of_the_ball_reaches_the_threshold():
     """In two dimensions circles can be looked at whole."""
     net, variables, origin, e, weight, r, _ = certified(0.1, "linear")

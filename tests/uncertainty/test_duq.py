@@ -154,6 +154,7 @@ def test_the_two_sided_penalty_in_closed_form():
     assert float(value) == 1 and float(slope) == 0  # not NaN where the length is 0
 
 
+@pytest.mark.slow
 def test_the_penalty_of_kernels_trains(variables):
     """What DUQ's regulariser asks: the slope of the sum of kernels, in the parameters' gradient."""
     fn = lambda v: lambda x: HEAD.apply(v, x).sum()

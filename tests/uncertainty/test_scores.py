@@ -62,19 +62,27 @@ def test_a_singular_covariance_is_regularised():
     assert np.isfinite(few.score(H)).all()
 
 
+@jax.jit
+def all_scores(logits):
+    slope = jax.grad(lambda z: negative_entropy(z).sum())(logits)
+    hot = energy(logits, temperature=2.0)
+    return max_softmax(logits), negative_entropy(logits), energy(logits), hot, slope
+
+
 def test_scores_of_logits():
-    logits = RNG.normal(size=(7, 4)) * 3
+    logits = RNG.normal(size=(7, 3)) * 3
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    logits = logits.astype(np.float32)
-    np.testing.assert_allclose(max_softmax(logits), p.max(1), rtol=1e-5)
-    np.testing.assert_allclose(negative_entropy(logits), (p * np.log(p)).sum(1), atol=1e-6)
-    np.testing.assert_allclose(negative_entropy(np.log(p)), (p * np.log(p)).sum(1), atol=1e-6)
-    np.testing.assert_allclose(energy(logits), np.log(np.exp(logits).sum(1)), rtol=1e-5)
-    hot = 2 * np.log(np.exp(logits / 2).sum(1))
-    np.testing.assert_allclose(energy(logits, temperature=2.0), hot, rtol=1e-5)
-    certain = jnp.array([1000.0, 0.0, -jnp.inf])
-    slope = jax.grad(lambda z: negative_entropy(z))(certain)
-    assert float(negative_entropy(certain)) == 0 and np.isfinite(slope[:2]).all()
+    largest, entropy, free, hot, _ = all_scores(logits.astype(np.float32))
+    np.testing.assert_allclose(largest, p.max(1), rtol=1e-5)
+    np.testing.assert_allclose(entropy, (p * np.log(p)).sum(1), atol=1e-6)
+    np.testing.assert_allclose(free, np.log(np.exp(logits).sum(1)), rtol=1e-5)
+    np.testing.assert_allclose(hot, 2 * np.log(np.exp(logits / 2).sum(1)), rtol=1e-5)
+    # Logarithms of probabilities are logits, too.
+    again = all_scores(np.log(p).astype(np.float32))[1]
+    np.testing.assert_allclose(again, (p * np.log(p)).sum(1), atol=1e-6)
+    certain = np.float32([[1000, 0, -np.inf]] * 7)
+    found = all_scores(certain)
+    assert (found[1] == 0).all() and np.isfinite(found[4][:, :2]).all()
     assert energy(jnp.ones((2, 3), jnp.bfloat16)).dtype == jnp.float32
 
 
@@ -90,6 +98,7 @@ def test_threshold_accepts_at_least_the_wished_share():
     assert np.mean(new) > 0.9 - 0.01  # k / (n + 1) = 0.9, standard error 0.002
 
 
+@pytest.mark.slow
 def test_random_features_are_a_gaussian_process():
     """Kernel of the features, and the posterior variance in closed form."""
     head = RandomFeatureGP(3, num_features=400, length_scale=2.0, ridge=0.5)
