@@ -60,6 +60,7 @@ EXPERIMENTS = {
     "sphere": Entry("where random points and their mixtures lie"),
     "tabular": Entry("the partially monotone benchmark: networks against boosted trees"),
     "tokens": Entry("which tokens matter to a transformer"),
+    "uncertainty": Entry("whether a classifier knows unfamiliar inputs, and what is guaranteed"),
 }
 
 

@@ -114,7 +114,7 @@ class DUQClassifier(ClassifierMixin, BaseEstimator):
           FloatingPointError: if the loss stops being finite.
         """
         self._check_options()
-        X, y = _validation.validate_data(self, X, y, dtype=np.float64)
+        X, y = _validation.validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)
         _multiclass.check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:

@@ -1,4 +1,4 @@
-"""scikit-learn's own checks of estimators, for both estimators and every method."""
+"""scikit-learn's own checks of estimators, for every estimator and every method."""
 
 import jax
 import pytest
@@ -8,7 +8,7 @@ pytest.importorskip("sklearn", reason="the estimators need the extra sklearn")
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from monojax.estimators import MonotoneClassifier, MonotoneRegressor
+from monojax.estimators import DUQClassifier, MonotoneClassifier, MonotoneRegressor
 
 OPTIONS = dict(hidden=(8,), max_epochs=12, batch_size=64, random_state=0, early_stopping=False)
 
@@ -52,6 +52,21 @@ def test_all_checks(estimator, check):
     estimators("lmn", "bilipschitz", "penalty", "auto"), expected_failed_checks=expected
 )
 def test_all_checks_of_the_other_methods(estimator, check):
+    check(estimator)
+
+
+DUQ = dict(hidden=(4,), max_epochs=2, random_state=0)
+
+
+@pytest.mark.slow
+@parametrize_with_checks([DUQClassifier("mlp", **DUQ)])
+def test_all_checks_of_duq(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.full
+@parametrize_with_checks([DUQClassifier("blnn", **DUQ)])
+def test_all_checks_of_duq_on_bilipschitz_features(estimator, check):
     check(estimator)
 
 

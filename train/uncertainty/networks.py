@@ -6,12 +6,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import monojax as mj
 from monojax.models import MLP
 
-EXTRACTORS = ("mlp", "f", "f_mlp", "mlp_f")
-"""A perceptron (plain DUQ), f alone, f and then a perceptron, a perceptron and then f."""
+EXTRACTORS = ("mlp", "cnn", "f", "f_mlp", "mlp_f")
+"""A perceptron or a convolutional network (plain DUQ), f alone, f and then a perceptron, a
+perceptron and then f."""
 
 
 class Extractor(nn.Module):
@@ -20,10 +22,12 @@ class Extractor(nn.Module):
     Attributes:
       kind: one of `EXTRACTORS`.
       core: widths of f's convex core.
-      hidden: widths of the perceptron, the last one linear.
+      hidden: widths of the perceptron, the last one linear; channels of the "cnn".
       sharpness: of the core's softplus at the start.
       lift: width that the input is turned into before f, by a fixed map that keeps all distances;
-        0 for none.
+        0 for none. In the plane f is the gradient of a convex function; in a wider space, on the
+        plane that the inputs lie in, it need not be one, and the bounds stay.
+      max_steps: of the inner solver.
     """
 
     kind: str = "f"
@@ -31,19 +35,25 @@ class Extractor(nn.Module):
     hidden: Sequence[int] = (20, 20, 20)
     sharpness: float = 10.0
     lift: int = 0
+    max_steps: int = 50
 
     def setup(self):
         """Makes the parts."""
-        if self.kind != "mlp":
+        if "f" in self.kind.split("_"):
             activation = mj.conjugate.softplus(self.sharpness)
-            solver = mj.conjugate.Solver(max_steps=50)
+            solver = mj.conjugate.Solver(max_steps=self.max_steps)
             self.f = mj.BLNN(self.core, 1.0, 1.0, activation, solver)
-        if self.kind != "f":
+        if "mlp" in self.kind.split("_"):
             self.mlp = MLP(self.hidden[:-1], self.hidden[-1])
+        if self.kind == "cnn":
+            self.convolutions = [nn.Conv(c, (3, 3)) for c in self.hidden]
+            self.out = nn.Dense(self.hidden[-1])
 
     def __call__(self, x: jax.Array, alpha: Any = 1.0, beta: Any = 1.0) -> jax.Array:
         """Features `[n, p]` of `[n, d]`; alpha and beta may be traced."""
-        if self.kind in ("mlp", "mlp_f"):
+        if self.kind == "cnn":
+            return self._convolved(x)
+        if self.kind.startswith("mlp"):
             x = self.mlp(x)
         if self.kind == "mlp":
             return x
@@ -52,8 +62,15 @@ class Extractor(nn.Module):
         x = self.f(x, alpha=alpha, beta=beta)
         return self.mlp(x) if self.kind == "f_mlp" else x
 
+    def _convolved(self, x: jax.Array) -> jax.Array:
+        size = round(x.shape[-1] ** 0.5)
+        x = x.reshape(-1, size, size, 1)
+        for convolution in self.convolutions:
+            x = nn.max_pool(nn.relu(convolution(x)), (2, 2), (2, 2))
+        return self.out(x.reshape(len(x), -1))
+
 
 def isometry(dim: int, width: int) -> jax.Array:
     """A fixed matrix `[dim, width]` with orthonormal rows: ``x @ matrix`` keeps all distances."""
-    matrix = jax.random.normal(jax.random.key(0), (width, dim))
-    return jnp.linalg.qr(matrix)[0].T
+    draws = np.random.default_rng(0).normal(size=(width, dim))
+    return jnp.asarray(np.linalg.qr(draws)[0].T, jnp.float32)

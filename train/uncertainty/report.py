@@ -1,0 +1,229 @@
+"""Tables and pictures of the experiment, the published numbers beside ours."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from monojax.metrics import auroc, bootstrap
+from monojax.training import Table
+from train.reporting import figure, provenance, save_figure
+from train.uncertainty.data import GRID, PLANE, two_moons
+
+ALPHAS, BETAS = (0.0, 1.0, 2.0, 5.0), (0.1, 1.0, 2.0, 3.0, 4.0, 5.0)
+PUBLISHED = {
+    0.0: ".716±.111 .874±.006 .904±.045 .990±.002 .972±.043 .957±.048",
+    1.0: ".879±.004 .991±.002 .994±.004 .992±.004 .895±.195 .993±.007",
+    2.0: ".878±.006 .990±.003 .993±.004 .936±.087 .995±.003 .518±.047",
+    5.0: ".503±.006 .500±.000 .541±.080 .503±.004 .501±.002 .503±.004",
+}
+"""Kinoshita and Toyoizumi, arXiv 2404.09821, Table 2: accuracy at the betas above, 5 seeds."""
+IMAGES = {
+    (14, "DUQ"): (".8564±.0066", ".078±.004", ".870±.040", ".852±.010"),
+    (14, "DUQ+BLNN"): (".8595±.0032", ".078±.004", ".876±.008", ".960±.009"),
+    (28, "DUQ"): (".8893±.0037", ".064±.005", ".862±.035", ".900±.024"),
+    (28, "DUQ+BLNN"): (".8985±.0040", ".060±.000", ".896±.008", ".964±.005"),
+}
+"""Tables 3 and 4: accuracy, cross-entropy, AUROC against MNIST and notMNIST."""
+
+
+def spread(values: Any, digits: int = 3) -> str:
+    """Mean and standard deviation over seeds, as the paper gives them."""
+    values = np.asarray(values, np.float64)
+    return f"{values.mean():.{digits}f}±{values.std():.{digits}f}"
+
+
+def moons(results: Any, config: Any, workdir: Path) -> None:
+    """table2, moons and the pictures of the certainty.
+
+    Args:
+      results: from `moons.run`.
+      config: see train/configs/uncertainty.py.
+      workdir: where to.
+    """
+    part, note = config.moons, provenance(config)
+    header = ["variant", "alpha", *(f"beta = {beta:g}" for beta in part.betas)]
+    title = f"accuracy on two moons, mean±sd over {config.seeds} seeds"
+    tables = {
+        "accuracy": Table(header, f"Table 2: {title}"),
+        "auroc": Table(header, "AUROC against points far from the data, in place of the accuracy"),
+        "certain_far": Table(header, "Share of far points with a certainty above 0.5"),
+    }
+    for key, table in tables.items():
+        if key == "accuracy":
+            for alpha, text in PUBLISHED.items():
+                known = dict(zip(BETAS, text.split(), strict=True))
+                table.add("published", f"{alpha:g}", *(known.get(b, "") for b in part.betas))
+        for (name, alpha), (numbers, _) in results["grid"].items():
+            table.add(name, f"{alpha:g}", *map(spread, numbers[key]))
+        table.write(workdir, "table2" if key == "accuracy" else f"moons_{key}", note)
+    failed = sum(int(np.sum(numbers["unconverged"])) for numbers, _ in results["grid"].values())
+    rows = Table(
+        ["row", "accuracy", "AUROC", "certain far away"],
+        f"Two moons without f, {config.seeds} seeds; of the test points' solves, all cells, "
+        f"{failed} missed their tolerance",
+    )
+    for name, (numbers, _) in results["baselines"].items():
+        rows.add(name, *(spread(numbers[key]) for key in ("accuracy", "auroc", "certain_far")))
+    rows.write(workdir, "moons", note)
+    _pictures(results, config, workdir)
+
+
+def _pictures(results: Any, config: Any, workdir: Path) -> None:
+    """figure36: the four kinds; figure37: beta 4, alpha grows; figure41: (5, 3); all cells."""
+    part = config.moons
+    base = {name: maps["map"] for name, (_, maps) in results["baselines"].items()}
+    betas, alphas = list(part.betas), list(part.alphas)
+
+    def cell(name, alpha, beta):
+        i = int(np.argmin(np.abs(np.asarray(betas) - beta)))
+        nearest = alphas[int(np.argmin(np.abs(np.asarray(alphas) - alpha)))]
+        title = f"{name}\nalpha {nearest:g}, beta {betas[i]:g}"
+        return title, results["grid"][name, nearest][1]["map"][i]
+
+    for name in part.variants:
+        word = name.replace(" ", "_")
+        panels = [*base.items(), cell(name, 1.0, 4.0)]
+        _draw(panels, workdir / f"figure36_{word}.png", config)
+        panels = [cell(name, alpha, beta) for alpha, beta in ((0, 4), (1, 4), (2, 4), (5, 3))]
+        _draw(panels, workdir / f"figure37_41_{word}.png", config)
+        panels = [cell(name, alpha, beta) for alpha in alphas for beta in betas]
+        _draw(panels, workdir / f"grid_{word}.png", config, columns=len(betas))
+
+
+def _draw(panels: Any, path: Path, config: Any, columns: int = 4) -> None:
+    """Maps of the certainty beside each other, with training points on top."""
+    rows = -(-len(panels) // columns)
+    x, y = two_moons(200, config.moons.noise, np.random.default_rng(0))
+    size = 2.6 if columns == 4 else 1.7
+    drawn, axes = figure(rows, columns, (size * columns + 0.8, size * rows + 0.5))
+    image = None
+    for i, ax in enumerate(axes.ravel()):
+        ax.set_axis_off()
+        if i >= len(panels):
+            continue
+        title, values = panels[i]
+        picture = np.asarray(values, np.float32).reshape(GRID, GRID)
+        image = ax.imshow(
+            picture, extent=(*PLANE[0], *PLANE[1]), origin="lower", vmin=0, vmax=1, aspect="auto"
+        )
+        for label, colour in ((0, "tab:red"), (1, "white")):
+            ax.scatter(*x[y == label].T, s=1, color=colour)
+        ax.set_title(title, fontsize=7)
+    drawn.colorbar(image, ax=axes, label="certainty", shrink=0.8)
+    save_figure(drawn, path, dpi=90)
+
+
+def certificate(results: Any, config: Any, workdir: Path) -> None:
+    """certificate: radii, attacks and the AUROC that is left.
+
+    Args:
+      results: from `certificate.run`.
+      config: see train/configs/uncertainty.py.
+      workdir: where to.
+    """
+    part, note = config.certificate, provenance(config)
+    table = Table(
+        ["network (alpha, beta)", "accuracy", "radius", "ascents", "largest", "passed", "failed"],
+        f"Ascents of the certainty from outside of the certified radius; threshold "
+        f"{part.threshold:g}. Plain DUQ has no radius and is attacked at the first one's; "
+        "'failed' solves ended above their tolerance",
+    )
+    under = Table(
+        ["network (alpha, beta)", "AUROC", *(f"r = {radius:g}" for radius in part.radii)],
+        "AUROC against far points that may be moved by r (l2)",
+    )
+    for name, numbers in results.items():
+        found = [numbers.get(key) for key in ("ascents", "largest_outside", "passed")]
+        shown = [
+            "" if value is None else f"{value:.3g}" if i == 1 else str(value)
+            for i, value in enumerate(found)
+        ]
+        radius, failed = numbers["radius"], numbers.get("ascents_unconverged", "")
+        table.add(name, f"{numbers['accuracy']:.3f}", f"{radius:.3g}", *shown, failed)
+        for kind in ("attacked", "guaranteed"):
+            if numbers[kind]:
+                under.add(name, kind, *(f"{value:.4f}" for value in numbers[kind]))
+    broken = sum(numbers["broken"] for numbers in results.values())
+    table.write(workdir, "certificate", note)
+    under.write(workdir, "certificate_auroc", f"{broken} attacks passed a guarantee. {note}")
+
+
+def images(results: Any, config: Any, workdir: Path) -> None:
+    """images, and for each size the scores' histograms and ROC curves of the first seed.
+
+    Args:
+      results: from `images.run`.
+      config: see train/configs/uncertainty.py.
+      workdir: where to.
+    """
+    note = provenance(config)
+    table = Table(
+        ["size", "row", "accuracy", "BCE", "AUROC MNIST", "AUROC notMNIST", "95% interval"],
+        f"Fashion-MNIST against MNIST and notMNIST, {config.images.seeds} seed(s); the interval "
+        "is the first seed's bootstrap over images, against notMNIST",
+    )
+    more = Table(
+        ["size", "row", "set", "AUPRC", "FPR at 95%", "AUROC Mahalanobis"],
+        "Detection beside the AUROC, first seed",
+    )
+    calm = Table(
+        ["size", "row", "AURC", "coverage at 5% risk", "ECE", "training s", "scoring s", "failed"],
+        "Selective prediction and calibration, first seed; solves that missed their tolerance",
+    )
+    for (size, name), published in IMAGES.items():
+        if size in config.images.sizes:
+            table.add(size, f"{name} (published)", *published, "")
+    for (size, row), cells in results.items():
+        name = f"{row[0]} {row[1]}" + (
+            "" if row[0] in ("mlp", "cnn") else f" ({row[2]:g}, {row[3]:g})"
+        )
+        numbers, scores = cells[0]
+        keys = ("accuracy", "bce", "mnist_auroc", "notmnist_auroc")
+        values = [spread([cell[0][key] for cell in cells], 4) for key in keys]
+        table.add(size, name, *values, _interval(scores["test"], scores["notmnist"]))
+        for other in ("mnist", "notmnist"):
+            found = (numbers[f"{other}_{key}"] for key in ("auprc", "fpr95", "mahalanobis"))
+            more.add(size, name, other, *(f"{value:.4f}" for value in found))
+        found = (numbers[key] for key in ("aurc", "coverage_at_5", "ece"))
+        failed = sum(numbers[f"{k}unconverged"] for k in ("", "mnist_", "notmnist_"))
+        times = f"{numbers['seconds']:.0f}", f"{numbers['scoring_seconds']:.1f}"
+        calm.add(size, name, *(f"{value:.4f}" for value in found), *times, failed)
+    for name, made in (("images", table), ("images_detection", more), ("images_calibration", calm)):
+        made.write(workdir, name, note)
+    for size in config.images.sizes:
+        _curves(
+            {k[1]: v for k, v in results.items() if k[0] == size}, workdir / f"images_{size}.png"
+        )
+
+
+def _interval(normal: Any, strange: Any) -> str:
+    """The bootstrap interval of the AUROC, of at most 2000 scores each to be quick."""
+    fn = jax.jit(auroc)
+    arrays = (np.asarray(normal)[:2000], np.asarray(strange)[:2000])
+    _, low, high = bootstrap(fn, *arrays, key=jax.random.key(0), draws=200, paired=False)
+    return f"{low:.4f} to {high:.4f}"
+
+
+def _curves(results: Any, path: Path) -> None:
+    """A row per network: the scores' histograms, and ROC curves."""
+    drawn, axes = figure(len(results), 2, (8, 2.6 * len(results)))
+    for (row, cells), (left, right) in zip(results.items(), axes, strict=True):
+        scores = cells[0][1]
+        low = min(np.quantile(values, 0.02) for values in scores.values())
+        for name, values in scores.items():
+            label = "Fashion-MNIST" if name == "test" else name
+            left.hist(np.maximum(values, low), 60, density=True, alpha=0.5, label=label)
+            if name != "test":
+                cuts = np.sort(np.concatenate([values, scores["test"]]))[::-1]
+                accepted = [
+                    np.searchsorted(np.sort(-part), -cuts, side="right") / len(part)
+                    for part in (values, scores["test"])
+                ]
+                right.plot(*accepted, label=name)
+        left.set_title(f"{row[0]}, {row[1]}: log-certainty", fontsize=8)
+        right.set_title("share accepted: unfamiliar, Fashion-MNIST", fontsize=8)
+        left.legend(fontsize=6)
+        right.legend(fontsize=6)
+    save_figure(drawn, path)
