@@ -187,3 +187,52 @@ def test_rows_of_an_earlier_run_are_kept_and_compared(tmp_path):
     first, second, *_ = explain_tables.winners(found, ["pointing", "sensitivity"]).splitlines()
     assert "SplitCAM against Gradient, better by -0.400: means alone" in first
     assert "better by 0.300: means alone" in second
+
+
+def test_scenes_are_judged_by_networks_of_their_own(config):
+    """Names, masks and the two sides of a study that belong together."""
+    full = config("shapes3d")
+    explain.check(full)
+    assert len(full.studies) == 6 and full.study.vgg16_scenes_2_shapes3d.sensitive == 50
+    full.study.vgg16_scenes_2_shapes3d.data = "coco128"
+    with pytest.raises(ValueError, match="networks of scenes are judged on shapes3d"):
+        explain.check(full)
+
+
+def test_the_scenes_summary_compares_image_by_image(config, tmp_path):
+    """A made-up sweep with its best alpha inside the spot, and a split that localises better."""
+    from train.explain.summary import Summary
+
+    chosen, rng = config("shapes3d"), np.random.default_rng(0)
+    means = [0.1, 0.2, 0.3, 0.4, 0.45, 0.6, 0.5, 0.4, 0.3, 0.55]  # alpha 0.4 is the sixth
+    summary = Summary()
+    for seed in range(2):
+        base = 0.05 * rng.random(20)
+        rows = [{"localisation": (mean + base).tolist()} for mean in means]
+        summary.add(f"vgg16_scenes_{seed}", "features_26", {"split_cam at features_26": rows})
+        values = {"split_cam": {"localisation": base + 0.3}, "layer_cam": {"localisation": base}}
+        summary.judged(f"vgg16_scenes_{seed}", {"values": values})
+    summary.write(chosen, tmp_path)
+    spot = (tmp_path / "sweet_spot.csv").read_text().splitlines()[1]
+    assert spot.startswith("vgg16,features_26,SplitCAM,2,0.4,")
+    assert "+0.300 [+0.300, +0.300]" in spot and "-0.050 [-0.050, -0.050]" in spot
+    found = (tmp_path / "localisation.csv").read_text()
+    assert "vgg16,SplitCAM,LayerCAM," in found and "+0.300 [+0.300, +0.300]" in found
+
+
+@pytest.mark.full  # trains and judges a network of full depth: 75 CPU s, nearly all compilation
+def test_quick_run_on_scenes(config, tmp_path):
+    class Bar:
+        def update(self, units):
+            pass
+
+        def set_postfix_str(self, text):
+            pass
+
+    chosen = config("shapes3d_quick")
+    explain.check(chosen)
+    explain.run(chosen, tmp_path, Bar())
+    assert (tmp_path / "shapes3d_resnet18_scenes_0.md").exists()
+    assert (tmp_path / "alpha_sweep_resnet18_scenes_0_layer3_1.png").exists()
+    rows = (tmp_path / "sweet_spot.csv").read_text().splitlines()
+    assert len(rows) == 1 + 3  # layers

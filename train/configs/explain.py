@@ -3,9 +3,11 @@
 python -m train --config train/configs/explain.py[:MODE] [--workdir RUN]
 
 Modes: "full" (the counts that the definitions name), "reduced" (an hour on two cores), "quick" (a
-smoke run: its numbers mean nothing), and "imagenet_s" (the paper's networks and data, for those
-who have them: --config.imagenet_s=DIR, --config.weights.vgg16=FILE,
---config.weights.resnet18=FILE). MONOJAX_DATA names the folder of the other data and weights.
+smoke run: its numbers mean nothing), "imagenet_s" (the paper's networks and data, for those who
+have them: --config.imagenet_s=DIR, --config.weights.vgg16=FILE, --config.weights.resnet18=FILE).
+MONOJAX_DATA names the folder of the other data and weights. "shapes3d" needs none: VGG16 and
+ResNet18 at a quarter of the width, trained here on rendered scenes with exact masks;
+"shapes3d_quick" is its smoke run.
 """
 
 import ml_collections
@@ -83,8 +85,29 @@ def get_config(mode="full"):
     elif mode == "imagenet_s":
         c.validation = 30
         studies = [study("vgg16", "imagenet_s"), study("resnet18", "imagenet_s")]
+    elif mode in ("shapes3d", "shapes3d_quick"):
+        c.batch_size, c.validation = 50, 30
+        # The networks' training: share of the original's channels, Adam with warm-up and a cosine.
+        c.scenes = ml_collections.ConfigDict(dict(width=0.25, steps=3_000, batch_size=32, lr=1e-3))
+        c.alphas = c.sweep.alphas = (0.0, 0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.48, 0.5, "balanced")
+        c.sweep.images, c.sweep.samples = 500, 10
+        # 64 x 64: 41 pixels are 1%, 64 patches of 8 x 8.
+        options = dict(images=500, samples=200, patches=1, pixel_steps=20, pixels=41)
+        kinds: tuple[str, ...] = ("vgg16", "resnet18")
+        seeds = range(3)
+        if mode == "shapes3d_quick":
+            c.methods, c.alphas, c.sweep.alphas = ("gradient", "split_cam"), (0.4,), (0.4, 0.5)
+            c.validation, c.screen_samples, c.screen_steps, c.pictures = 2, 1, 2, 1
+            c.sweep.images, c.sweep.samples = 2, 1
+            options |= dict(images=2, samples=1, patches=16, pixel_steps=2)
+            c.scenes.width, c.scenes.steps, c.scenes.batch_size = 0.03, 2, 4
+            kinds, seeds = ("resnet18",), range(1)
+        studies = [study(f"{k}_scenes_{s}", "shapes3d", **options) for k in kinds for s in seeds]
+        for s in studies:
+            s.sensitive = min(50, s.images)  # images on which max-sensitivity is measured
     elif mode != "full":
-        raise ValueError(f"unknown mode {mode!r}; there is full, reduced, quick, imagenet_s.")
+        known = "full, reduced, quick, imagenet_s, shapes3d, shapes3d_quick"
+        raise ValueError(f"unknown mode {mode!r}; there is {known}.")
     c.studies = tuple(f"{s.network}_{s.data}" for s in studies)  # in this order
     c.study = ml_collections.ConfigDict(dict(zip(c.studies, studies, strict=True)))
     return c

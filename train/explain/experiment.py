@@ -16,6 +16,7 @@ import numpy as np
 from monojax.splitting.shift import BALANCED
 from monojax.training import Cells
 from train.checks import at_least, choice
+from train.explain import scenes
 from train.explain import tables as explain_tables
 from train.explain.judge import (
     CONTROLS,
@@ -30,6 +31,7 @@ from train.explain.judge import (
     signed,
 )
 from train.explain.networks import DATA, NETWORKS, Images, images, network, targets
+from train.explain.summary import Summary
 from train.explain.tables import SCREENED, studies
 
 CHUNK = 5  # images per cell
@@ -49,8 +51,10 @@ def check(config: Any) -> None:
     choice(config, METHODS, "methods")
     for name in config.studies:
         study, at = config.study[name], f"config.study.{name}"
-        choice(study, NETWORKS, "network", at=at)
-        choice(study, DATA, "data", at=at)
+        choice(study, (*NETWORKS, *scenes.NETWORKS), "network", at=at)
+        choice(study, (*DATA, scenes.DATA), "data", at=at)
+        if (study.network in scenes.NETWORKS) != (study.data == scenes.DATA):
+            raise ValueError(f"{at}: networks of scenes are judged on {scenes.DATA} and no other.")
         counts = ("images", "samples", "pixel_steps", "pixels_in_step", "patches_in_step")
         at_least(study, 1, *counts, at=at)
     at_least(config, 1, "batch_size")
@@ -73,7 +77,10 @@ def total_steps(config: Any) -> int:
     screens = len({s.network for s in studies(config)}) * len(config.methods) * config.validation
     judged = sum(min(s.images, SIZES.get(s.data, s.images)) for s in studies(config))
     judged *= len(config.methods)
-    return screens + judged + len(config.sweep.alphas) * config.sweep.images
+    swept = [s for s in studies(config) if s.network in scenes.NETWORKS]
+    sweeps = sum(len(scenes.SWEPT[scenes.parsed(s.network)[0]]) for s in swept) or 1
+    trained = len(swept) * config.scenes.steps if swept else 0
+    return trained + screens + judged + sweeps * len(config.sweep.alphas) * config.sweep.images
 
 
 def run(config: Any, workdir: Path, bar: Any) -> None:
@@ -88,11 +95,23 @@ def run(config: Any, workdir: Path, bar: Any) -> None:
     results: list[dict[str, Any]] = []
     chosen: dict[str, dict[str, Setting]] = {}
     swept = False
+    summary, judges = Summary(), {}  # type: tuple[Summary, dict[Any, Judge]]
     for study in studies(config):
-        net = network(study.network, config.weights.get(study.network, ""))
+        if study.network in scenes.NETWORKS:
+            net, right = scenes.network(config.scenes, study.network, workdir, bar)
+            print(f"{net.title}: {right:.1%} of new scenes right", flush=True)
+        else:
+            net = network(study.network, config.weights.get(study.network, ""))
         steps = study.pixel_steps, study.pixels_in_step, study.patches_in_step
-        judge = Judge(net, *steps, config.batch_size, config.screen_steps)
-        data = images(study.data, config.imagenet_s)
+        kind = study.network.partition("_scenes_")[0], steps
+        if kind in judges and study.network in scenes.NETWORKS:
+            judge = judges[kind].of(net)
+        else:
+            judge = judges[kind] = Judge(net, *steps, config.batch_size, config.screen_steps)
+        if study.data == scenes.DATA:
+            data = scenes.images(config.validation + study.images)
+        else:
+            data = images(study.data, config.imagenet_s)
         if study.network not in chosen:
             if data.masks is None:
                 raise ValueError(
@@ -105,7 +124,15 @@ def run(config: Any, workdir: Path, bar: Any) -> None:
         explain_tables.study(found, config, workdir)
         explain_tables.overview(results, config, workdir)
         pictures(config, judge, data, found, workdir)
-        if not swept and data.masks is not None:
+        if study.data == scenes.DATA:
+            for layer in scenes.SWEPT[scenes.parsed(study.network)[0]]:
+                name = f"alpha_sweep_{study.network}_{layer.replace('/', '_')}"
+                at = (config, study, judge, data, chosen[study.network], cells, workdir, bar)
+                curves = sweep(*at, layer=layer, name=name)
+                summary.add(study.network, layer, curves)
+            summary.judged(study.network, found)
+            summary.write(config, workdir)
+        elif not swept and data.masks is not None:
             sweep(config, study, judge, data, chosen[study.network], cells, workdir, bar)
             swept = True
 
@@ -262,17 +289,21 @@ def judged(
             setting = chosen[method]
             asked = _asked(study, judge, data, [which[i] for i in some], method, config)
             asked |= {"setting": str(setting), "samples": study.samples}
+            sensitive = study.get("sensitive", study.images)
+            asked |= {"sensitive": sensitive} if "sensitive" in study else {}
 
-            def compute(some=some, method=method, setting=setting):
+            def compute(some=some, method=method, setting=setting, sensitive=sensitive):
                 rows = []
                 for i in some:
                     mask = None if data.masks is None else data.masks[which[i]]
                     key = jax.random.fold_in(jax.random.key(config.seed), 1000 + which[i])
-                    rows.append(
-                        _measured(
-                            judge, method, setting, inputs[i], labels[i], mask, key, study.samples
-                        )
+                    samples = study.samples if i < sensitive else 1
+                    row = _measured(
+                        judge, method, setting, inputs[i], labels[i], mask, key, samples
                     )
+                    if i >= sensitive:
+                        row["sensitivity"] = float("nan")
+                    rows.append(row)
                     bar.update(1)
                 return {k: [row[k] for row in rows] for k in rows[0]}, {}
 
@@ -319,9 +350,13 @@ def _measured(
 
 def sweep(
     config: Any, study: Any, judge: Judge, data: Images, chosen: dict[str, Setting], cells: Cells,
-    workdir: Path, bar: Any,
-) -> None:  # fmt: skip
-    """The poster's sweep: SplitGrad and SplitCAM at one layer against alpha."""
+    workdir: Path, bar: Any, *, layer: str | None = None, name: str = "alpha_sweep",
+) -> dict[str, Any]:  # fmt: skip
+    """The poster's sweep: SplitGrad and SplitCAM at one layer against alpha.
+
+    Returns:
+      "METHOD at LAYER" to the measures of each alpha, image by image.
+    """
     _, rest = parts(config, data)
     which = rest[: config.sweep.images]
     inputs = judge.net.prepare(data.pixels[which])
@@ -329,9 +364,9 @@ def sweep(
     curves: dict[str, Any] = {}
     swept = [m for m in SPLIT if m in config.methods]
     for method in swept:
-        layer = config.sweep.layer or chosen[method].layer
+        at = layer or config.sweep.layer or chosen[method].layer
         for alpha in config.sweep.alphas:
-            setting = Setting(layer, alpha, False)
+            setting = Setting(at, alpha, False)
             asked = _asked(study, judge, data, which, method, config)
             asked |= {"setting": str(setting), "samples": config.sweep.samples}
             asked |= {"sweep": config.screen_steps}
@@ -346,9 +381,10 @@ def sweep(
             found, _ = cells.get(
                 f"sweep-{judge.net.name}-{method}-{shown(alpha)}".replace(" ", ""), asked, compute
             )
-            curves.setdefault(f"{method} at {layer or 'input'}", []).append(found)
+            curves.setdefault(f"{method} at {at or 'input'}", []).append(found)
             bar.update(len(which) / len(swept))
-    explain_tables.sweep(curves, config, judge.net.title, len(which), workdir)
+    explain_tables.sweep(curves, config, judge.net.title, len(which), workdir, data.name, name)
+    return curves
 
 
 def _swept(

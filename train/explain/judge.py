@@ -1,6 +1,7 @@
 """Maps of every method and their measures, compiled once per network and method."""
 
 import contextlib
+import copy
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -173,6 +174,19 @@ class Judge:
             fn = functools.partial(getattr(self, f"_{kind}"), *static)
             self._programs[kind, static] = jax.jit(fn)
         return self._programs[kind, static]
+
+    def of(self, net: Network) -> "Judge":
+        """A judge of a network that differs in its weights only: nothing is compiled again.
+
+        Args:
+          net: of the same function.
+
+        Returns:
+          Judge.
+        """
+        other = copy.copy(self)
+        other.net, other._casts = net, {}
+        return other
 
     def _explain(self, method, layers, balanced, v, x, target, alpha, key, samples):
         """Maps at the layers, and how much noise changes each, by sign."""

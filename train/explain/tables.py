@@ -26,6 +26,8 @@ MEASURES = {
 """Measure: heading, 1 if higher is better, digits."""
 SCREENED = {"pointing": -1, "localisation": -1, "flipping": 1, "sensitivity": 1}
 """Measures that choose a setting, and the sign that makes lower better."""
+_DATA = {"coco128": "COCO128", "shapes3d": "scenes"}
+_PATCHES = {"shapes3d": 64}
 OURS = ("split_grad", "split_cam", "split_lrp")
 
 
@@ -186,7 +188,10 @@ def overview(results: list[dict[str, Any]], config: Any, workdir: Path) -> None:
     _write(table, config, workdir, "mean_ranks", "")
 
 
-def sweep(curves: dict[str, Any], config: Any, title: str, images: int, workdir: Path) -> None:
+def sweep(
+    curves: dict[str, Any], config: Any, title: str, images: int, workdir: Path,
+    data: str = "coco128", name: str = "alpha_sweep",
+) -> None:  # fmt: skip
     """The figure and table of measures against alpha.
 
     Args:
@@ -195,20 +200,22 @@ def sweep(curves: dict[str, Any], config: Any, title: str, images: int, workdir:
       title: of the network.
       images: their number.
       workdir: where to.
+      data: what the images are.
+      name: of the files.
     """
     from matplotlib import pyplot
 
     keys = ("pointing", "localisation", "sensitivity", "flipping")
     table = Table(
         ["Method", "alpha", *(MEASURES[k][0] for k in keys)],
-        f"Against alpha: {title}, {images} images of COCO128, "
+        f"Against alpha: {title}, {images} images of {_DATA.get(data, data)}, "
         f"{config.sweep.samples} sensitivity samples",
     )
     figure, axes = pyplot.subplots(1, len(keys), figsize=(13, 3))
     numbers = [i for i, alpha in enumerate(config.sweep.alphas) if alpha != BALANCED]
     alphas = [config.sweep.alphas[i] for i in numbers]
-    for at, (name, rows) in enumerate(curves.items()):
-        method, _, place = name.partition(" at ")
+    for at, (curve, rows) in enumerate(curves.items()):
+        method, _, place = curve.partition(" at ")
         label = f"{TITLES[method]}, {place}"
         for axis, key in zip(axes, keys, strict=True):
             mean, low, high = np.array([mean_interval(rows[i][key]) for i in numbers]).T
@@ -225,9 +232,9 @@ def sweep(curves: dict[str, Any], config: Any, title: str, images: int, workdir:
     axes[0].legend(fontsize=7)
     figure.suptitle(f"{title}: 0 is the raw stream gradient, 0.5 half the gradient", fontsize=9)
     figure.tight_layout()
-    figure.savefig(Path(workdir) / "alpha_sweep.png", dpi=120)
+    figure.savefig(Path(workdir) / f"{name}.png", dpi=120)
     pyplot.close(figure)
-    _write(table, config, workdir, "alpha_sweep", "")
+    _write(table, config, workdir, name, "")
 
 
 def grid(
@@ -276,7 +283,8 @@ def describe(config: Any) -> str:
     """
     counts = "; ".join(
         f"{s.network} on {s.data}: at most {s.images} images, {s.samples} sensitivity samples, "
-        f"{math.ceil(784 / s.patches_in_step)} steps of {s.patches_in_step} patches of 8 x 8, "
+        f"{math.ceil(_PATCHES.get(s.data, 784) / s.patches_in_step)} steps of "
+        f"{s.patches_in_step} patches of 8 x 8, "
         f"{s.pixel_steps} steps of {s.pixels_in_step} pixels"
         for s in studies(config)
     )
