@@ -51,7 +51,9 @@ def run(config: Any, cells: Cells, bar: Any) -> dict[str, Any]:
 
 def _case(name, alpha, beta, reach, config):
     part = config.certificate
-    task, data = variant(name, config.moons), draw(config.moons, config.seed)
+    moons = config.moons.copy_and_resolve_references()
+    moons.identity_scale = part.identity_scale
+    task, data = variant(name, moons), draw(moons, config.seed)
     if name == PLAIN:
         fields = {key: getattr(task, key) for key in Task.__dataclass_fields__}
         task = Task(**{**fields, "penalty": config.moons.penalty})
