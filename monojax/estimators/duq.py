@@ -20,6 +20,8 @@ _utils: Any = require("sklearn.utils", "sklearn")
 BaseEstimator: Any = _sklearn.BaseEstimator
 ClassifierMixin: Any = _sklearn.ClassifierMixin
 
+STEPS = 16
+"""Least number of steps in an epoch: a table of 100 rows would have too few else."""
 LIFT = 8
 """Least width of the features with "blnn": fewer columns are turned into so many."""
 EMBEDDING = 10
@@ -42,7 +44,8 @@ class DUQClassifier(ClassifierMixin, BaseEstimator):
       head: "linear" learns a map of the features per class; "identity" takes them as they are.
       length_scale: of the kernels.
       hidden: widths of the convex core, or of the perceptron.
-      max_epochs: passes over the rows.
+      max_epochs: passes over the rows; small tables are gone through several times in each, so
+        that it has 16 steps.
       batch_size: rows per step at most.
       learning_rate: Adam's at the start; it falls along a cosine.
       calibration_fraction: share of the rows of each class held out to calibrate
@@ -177,6 +180,9 @@ class DUQClassifier(ClassifierMixin, BaseEstimator):
         )
 
     def _train(self, rows: np.ndarray, codes: np.ndarray, seed: int) -> None:
+        # A small table is gone through several times in an epoch.
+        again = -(-STEPS * int(self.batch_size) // len(rows))
+        rows, codes = np.tile(rows, (again, 1)), np.tile(codes, again)
         steps, size = batches(len(rows), int(self.batch_size))
         part = padded(rows, codes, np.ones(len(rows)), steps * size)
         state = training.initial(self._net, rows.shape[1], jax.random.key(seed))

@@ -88,13 +88,13 @@ def test_it_is_pickled_and_repeats(fitted):
     np.testing.assert_array_equal(same.certainty(X), fitted.certainty(X))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_few_rows_calibrate_on_the_training_rows():
     few = DUQClassifier(**SMALL).fit(X[:4], [0, 1, 0, 1])
     assert few.calibrated_on_ == "training rows" and len(few.calibration_scores_) == 4
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_an_absent_class_is_counted():
     """One row of a class: an epoch has it always, so that nothing is absent."""
     y = np.r_[2, Y[1:]]

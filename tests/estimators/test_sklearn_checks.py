@@ -58,15 +58,9 @@ def test_all_checks_of_the_other_methods(estimator, check):
 DUQ = dict(hidden=(4,), max_epochs=2, random_state=0)
 
 
-@pytest.mark.slow
-@parametrize_with_checks([DUQClassifier("mlp", **DUQ)])
-def test_all_checks_of_duq(estimator, check):
-    check(estimator)
-
-
 @pytest.mark.full
-@parametrize_with_checks([DUQClassifier("blnn", **DUQ)])
-def test_all_checks_of_duq_on_bilipschitz_features(estimator, check):
+@parametrize_with_checks([DUQClassifier(kind, **DUQ) for kind in ("mlp", "blnn")])
+def test_all_checks_of_duq(estimator, check):
     check(estimator)
 
 

@@ -121,7 +121,7 @@ def fake(data_dir=None, *, source="files"):
     return ImageSplits(x[:80], y[:80], x[80:], y[80:])
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_moons_and_the_certificate_from_end_to_end(tmp_path):
     """One variant: tables, pictures, stored cells; no bound is broken, no ascent passes."""
     command = ["--config", "train/configs/uncertainty.py:quick", "--workdir", str(tmp_path)]

@@ -1,5 +1,6 @@
 """What the slope bounds guarantee on two moons, and what attacks reach: BLNN and plain DUQ."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -16,6 +17,8 @@ from train.uncertainty.training import State, Task, features, log_kernels, misse
 SHELLS = (1.0, 1.5, 3.0)
 """The ascents start at these multiples of the certified radius, a third of them at each."""
 PLAIN = "mlp linear sgd"
+PLAINS = ("DUQ", "DUQ without penalty")
+"""Rows of plain DUQ, which are attacked beside the others."""
 
 
 def run(config: Any, cells: Cells, bar: Any) -> dict[str, Any]:
@@ -36,15 +39,15 @@ def run(config: Any, cells: Cells, bar: Any) -> dict[str, Any]:
         moons.pop(key)
     found: dict[str, Any] = {}
     reach = 0.0
-    for name, alpha, beta in (*part.cases, (PLAIN, 0.0, 0.0)):
+    for name, alpha, beta in (*part.cases, *((plain, 0.0, 0.0) for plain in PLAINS)):
         inputs = {"case": [name, alpha, beta], "seed": config.seed, "moons": moons, **shared}
-        if name == PLAIN:  # attacked where the first network's certificate speaks
+        title = name if name in PLAINS else f"{name} ({alpha:g}, {beta:g})"
+        if name in PLAINS:  # attacked where the first network's certificate speaks
             inputs["reach"] = reach
         compute = functools.partial(_case, name, alpha, beta, reach, config)
         label = f"certificate-{name.replace(' ', '_')}-{alpha:g}-{beta:g}"
-        found[f"{name} ({alpha:g}, {beta:g})"] = cells.get(label, inputs, compute)[0]
-        if not reach:
-            reach = found[f"{name} ({alpha:g}, {beta:g})"]["radius"]
+        found[title] = cells.get(label, inputs, compute)[0]
+        reach = reach or found[title]["radius"]
         bar.update(1)
     return found
 
@@ -53,10 +56,9 @@ def _case(name, alpha, beta, reach, config):
     part = config.certificate
     moons = config.moons.copy_and_resolve_references()
     moons.identity_scale = part.identity_scale
-    task, data = variant(name, moons), draw(moons, config.seed)
-    if name == PLAIN:
-        fields = {key: getattr(task, key) for key in Task.__dataclass_fields__}
-        task = Task(**{**fields, "penalty": config.moons.penalty})
+    task, data = variant(PLAIN if name in PLAINS else name, moons), draw(moons, config.seed)
+    if name == "DUQ":
+        task = dataclasses.replace(task, penalty=config.moons.penalty)
     key = jax.random.key(config.seed)
     state, _ = jax.jit(functools.partial(train, task))(key, data["x"], data["y"], alpha, beta)
     test = jax.jit(functools.partial(log_kernels, task))(state, data["x_test"], alpha, beta)
@@ -64,9 +66,14 @@ def _case(name, alpha, beta, reach, config):
     familiar = np.asarray(test).max(axis=1)
     far = data["far"][: part.attacks]
     out |= _detection(task, state, familiar, far, alpha, beta, part)
-    radius, centre = certified(task, state, data["x"], alpha, beta, part.threshold)
+    radii = certified(task, state, data["x"], alpha, beta, part.threshold)
+    best = int(np.argmin(radii.max(axis=1)))
+    radius, centre = float(radii[best].max()), data["x"][best]
     out["radius"] = radius
-    if np.isfinite(radius) or name == PLAIN:
+    # Certified where, for every class, one training point is further away than its radius.
+    gaps = np.linalg.norm(far[:, None].astype(np.float64) - data["x"][None], axis=-1)
+    out["certified"] = np.mean((gaps[:, :, None] > radii[None]).any(axis=1).all(axis=1))
+    if np.isfinite(radius) or name in PLAINS:
         reach = radius if np.isfinite(radius) else reach
         out |= _ascents(task, state, centre, reach, alpha, beta, part, config.seed)
     return out, {}
@@ -92,8 +99,8 @@ def error_bounds(x: Any, alpha: float, beta: float) -> tuple[np.ndarray, float]:
 
 def certified(
     task: Task, state: State, x: Any, alpha: float, beta: float, threshold: float
-) -> tuple[float, np.ndarray]:
-    """The smallest certified ball around a training point, outside of which none is certain.
+) -> np.ndarray:
+    """Certified balls around training points, outside of which a class's kernel must be below.
 
     Args:
       task: with the extractor "f", lifted or not; others have no bound.
@@ -104,13 +111,13 @@ def certified(
       threshold: certainty to stay below.
 
     Returns:
-      ``(radius, centre [d])``; an infinite radius where nothing is guaranteed.
+      float64 `[n, c]`; infinite where nothing is guaranteed.
     """
     if task.extractor.kind != "f" or not alpha:
-        return float("inf"), np.asarray(x).mean(axis=0)
+        return np.full((len(x), 2), np.inf)
     h = jax.jit(functools.partial(features, task))(state.params, x, alpha, beta)
     error, slope = error_bounds(x, alpha, beta)
-    radii = np.asarray(
+    return np.asarray(
         unfamiliarity_radius(
             alpha * (1 - 1e-5),  # the lift's matrix keeps distances up to its rounding
             h,
@@ -120,10 +127,10 @@ def certified(
             weight=state.params["head"].get("kernel"),
             error=error,
             error_slope=slope,
-        )
+            per_class=True,
+        ),
+        np.float64,
     )
-    best = int(np.argmin(radii))
-    return float(radii[best]), np.asarray(x)[best]
 
 
 def ascend(task, state, x, alpha, beta, steps, project, size):

@@ -65,7 +65,7 @@ def total_steps(config: Any) -> int:
     """
     count = {
         "moons": 3 + len(config.moons.variants) * len(config.moons.alphas),
-        "certificate": 1 + len(config.certificate.cases),
+        "certificate": len(certificate.PLAINS) + len(config.certificate.cases),
         "images": len(config.images.sizes) * len(config.images.rows) * config.images.seeds,
     }
     return sum(count[part] for part in config.parts)

@@ -1,5 +1,6 @@
 """Two moons: the deep ensemble, DUQ, and DUQ on bi-Lipschitz features for all constants at once."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -157,8 +158,7 @@ def _baseline(name, part, keys, data):
         return _cell(jax.jit(jax.vmap(functools.partial(_ensemble, part)))(keys, data))
     task = variant("mlp linear sgd", part)
     if name == "DUQ":
-        fields = {**vars(task), "penalty": part.penalty}
-        task = Task(**{key: fields[key] for key in Task.__dataclass_fields__})
+        task = dataclasses.replace(task, penalty=part.penalty)
     one = lambda key, data: judged(task, key, data, 0.0, 0.0)
     return _cell(jax.jit(jax.vmap(one))(keys, data))
 

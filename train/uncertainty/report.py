@@ -125,7 +125,10 @@ def certificate(results: Any, config: Any, workdir: Path) -> None:
     """
     part, note = config.certificate, provenance(config)
     table = Table(
-        ["network (alpha, beta)", "accuracy", "radius", "ascents", "largest", "passed", "failed"],
+        [
+            *("network (alpha, beta)", "accuracy", "radius", "far points certified"),
+            *("ascents", "largest", "passed", "failed"),
+        ],
         f"Ascents of the certainty from outside of the certified radius; threshold "
         f"{part.threshold:g}. Plain DUQ has no radius and is attacked at the first one's; "
         "'failed' solves ended above their tolerance",
@@ -141,7 +144,8 @@ def certificate(results: Any, config: Any, workdir: Path) -> None:
             for i, value in enumerate(found)
         ]
         radius, failed = numbers["radius"], numbers.get("ascents_unconverged", "")
-        table.add(name, f"{numbers['accuracy']:.3f}", f"{radius:.3g}", *shown, failed)
+        share = f"{numbers['certified']:.3f}"
+        table.add(name, f"{numbers['accuracy']:.3f}", f"{radius:.3g}", share, *shown, failed)
         for kind in ("attacked", "guaranteed"):
             if numbers[kind]:
                 under.add(name, kind, *(f"{value:.4f}" for value in numbers[kind]))
