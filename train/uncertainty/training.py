@@ -79,7 +79,23 @@ def features(task: Task, params: Any, x: jax.Array, alpha: Any, beta: Any) -> ja
 
 def log_kernels(task: Task, state: State, x: jax.Array, alpha: Any, beta: Any) -> jax.Array:
     """Logarithms of the kernels `[n, c]` of inputs `[n, d]`."""
-    h = features(task, state.params, x, alpha, beta)
+    return kernels_of(task, state, features(task, state.params, x, alpha, beta))
+
+
+def features_and_missed(
+    task: Task, params: Any, x: jax.Array, alpha: Any, beta: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Features `[n, p]`, and how many of their inner solves missed their tolerance, `[]` int."""
+    if "f" not in task.extractor.kind.split("_"):
+        return features(task, params, x, alpha, beta), jnp.zeros((), jnp.int32)
+    apply: Any = task.extractor.apply
+    variables = {"params": params["features"]}
+    h, record = apply(variables, x, alpha, beta, mutable=["diagnostics"])
+    return h, unconverged(record)
+
+
+def kernels_of(task: Task, state: State, h: jax.Array) -> jax.Array:
+    """Logarithms of the kernels `[n, c]` of features `[n, p]`."""
     variables = {"params": state.params["head"], "centroids": state.centroids}
     apply: Any = task.head.apply
     return apply(variables, h, method="log_kernels")
@@ -87,11 +103,7 @@ def log_kernels(task: Task, state: State, x: jax.Array, alpha: Any, beta: Any) -
 
 def missed(task: Task, state: State, x: jax.Array, alpha: Any, beta: Any) -> jax.Array:
     """How many inner solves of inputs `[n, d]` missed their tolerance, `[]` int."""
-    if "f" not in task.extractor.kind.split("_"):
-        return jnp.zeros((), jnp.int32)
-    apply: Any = task.extractor.apply
-    variables = {"params": state.params["features"]}
-    return unconverged(apply(variables, x, alpha, beta, mutable=["diagnostics"])[1])
+    return features_and_missed(task, state.params, x, alpha, beta)[1]
 
 
 def epoch(
