@@ -14,11 +14,13 @@ pytest.importorskip("matplotlib", reason="the experiments need the extra train")
 
 import monojax as mj
 from monojax.data import ImageSplits
+from monojax.groups import class_shares
 from train.__main__ import main
 from train.configs.groups import MODES, get_config
 from train.groups import data as group_data
 from train.groups import experiment as groups
 from train.groups import unfamiliar
+from train.groups.calibrated import calibrated_scores
 from train.groups.data import Problem, load_problem
 from train.groups.report import published_table
 
@@ -224,6 +226,21 @@ def test_table_3_stands_beside_the_published_one():
     ]
 
 
+def test_too_much_activation_is_as_strange_as_too_little():
+    """Densities of totals see what shares do not: three times the activation, or a third."""
+    rng = np.random.default_rng(0)
+    y = np.arange(300) % 3
+    totals = np.exp(rng.normal(0, 0.1, (300, 3))) * (1 + 4 * (y[:, None] == np.arange(3)))
+    scores = jax.jit(calibrated_scores(totals.astype(np.float32), y, 3))
+    normal = scores(totals[:60])
+    for factor in (3.0, 1 / 3):
+        strange = scores(factor * totals[:60])
+        for name in ("density", "share_density"):
+            assert np.asarray(strange[name]).max() < np.asarray(normal[name]).min()
+    shares = class_shares(totals[:60]).max(axis=1)
+    np.testing.assert_allclose(class_shares(3 * totals[:60]).max(axis=1), shares, rtol=1e-5)
+
+
 @pytest.mark.slow  # 20 s: two trainings of 160 steps
 def test_a_small_run_learns_is_measured_and_is_not_repeated(tmp_path, monkeypatch, capsys):
     source = group_data.DATA["mnist"]._replace(load=fake_mnist, train_rows=120)
@@ -249,6 +266,7 @@ def test_a_small_run_learns_is_measured_and_is_not_repeated(tmp_path, monkeypatc
     cell = json.loads(file.read_text())
     assert set(cell["auroc"]) == set(cell["detected"]) == {"noise", "blends"}
     assert all(0 <= v <= 1 for scores in cell["auroc"].values() for v in scores.values())
+    assert {"density", "share_density"} <= set(cell["auroc"]["noise"])
     assert sum(cell["classes"]["examples"]) == 40
     assert (run / "groups.png").read_bytes().startswith(b"\x89PNG")
     before = (run / "accuracy.csv").read_text()

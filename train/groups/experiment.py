@@ -29,6 +29,7 @@ from monojax.training import (
     jit_step,
 )
 from train.checks import above, at_least, choice
+from train.groups.calibrated import ROWS, calibrated_scores
 from train.groups.data import DATA, Problem, load_problem
 from train.groups.report import report
 from train.groups.unfamiliar import UNFAMILIAR, pgd, unfamiliar_inputs
@@ -376,7 +377,14 @@ def measure(bench: Bench, variables: Any, seed: int) -> dict[str, Any]:
         result |= _accuracies(valid_logits, valid_totals, problem.y_valid, "valid")
     classes = class_report(jnp.asarray(totals), jnp.asarray(logits), problem.y_test)
     result["classes"] = {k: np.asarray(v).tolist() for k, v in classes._asdict().items()}
-    normal = detection_scores(jnp.asarray(totals), jnp.asarray(logits))
+    _, train_totals = predict(variables, problem.x_train[:ROWS])
+    calibrated = calibrated_scores(train_totals, problem.y_train[:ROWS], problem.num_classes)
+
+    def every(totals, logits):
+        found = detection_scores(jnp.asarray(totals), jnp.asarray(logits))
+        return found._asdict() | calibrated(totals)
+
+    normal = every(totals, logits)
     result["auroc"], result["detected"] = {}, {}
     sets = unfamiliar_inputs(problem, config, seed)
     if "pgd" in config.unfamiliar:
@@ -384,9 +392,8 @@ def measure(bench: Bench, variables: Any, seed: int) -> dict[str, Any]:
         sets["pgd"] = pgd(logit_fn, problem, config, seed)
     for name, images in sets.items():
         strange_logits, strange_totals = predict(variables, images)
-        strange = detection_scores(jnp.asarray(strange_totals), jnp.asarray(strange_logits))
-        pairs = zip(normal._fields, normal, strange, strict=True)
-        scores = {field: (a, b) for field, a, b in pairs}
+        strange = every(strange_totals, strange_logits)
+        scores = {field: (normal[field], strange[field]) for field in normal}
         result["auroc"][name] = {k: float(auroc(*pair)) for k, pair in scores.items()}
         result["detected"][name] = {
             k: float(detection_rate_at_equal_error(*pair)) for k, pair in scores.items()

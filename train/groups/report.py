@@ -23,6 +23,8 @@ SCORES = {
     "s_pred": "predicted class's share",
     "agree": "agreement",
     "softmax": "max softmax (baseline)",
+    "density": "density of totals, on training data",
+    "share_density": "density of shares and their sum, on training data",
 }
 SETS = {
     "fashion_mnist": "Fashion-MNIST",
@@ -98,6 +100,9 @@ def detection_table(results: Any, config: Any, key: str, title: str) -> Table:
     table = Table(["penalty", "score", *(SETS[name] for name in config.unfamiliar)], title)
     for (name, share), seeds in results.items():
         for score, label in SCORES.items():
+            # Cells of an earlier version have no densities.
+            if any(score not in r[key][s] for r in seeds for s in config.unfamiliar):
+                continue
             cells = [_percent([r[key][s][score] for r in seeds]) for s in config.unfamiliar]
             table.add(name if share == 1 else f"{name}, {100 * share:g}%", label, *cells)
     return table
@@ -168,14 +173,17 @@ def plot(results: Any, config: Any, path: Path) -> None:
 
 
 def _plot_detection(axis: Any, results: Any, config: Any) -> None:
-    """AUROC of the entropy score and of the baseline, a mark per seed."""
+    """AUROC of the entropy score, the baseline and a calibrated score, a mark per seed."""
     colors = ["tab:gray", "tab:blue", "tab:orange", "tab:green"]
-    marks = {"s_ent": "o", "softmax": "x"}
+    marks = {"s_ent": "o", "softmax": "x", "share_density": "^"}
     places = np.arange(len(config.unfamiliar))
     for i, ((name, share), seeds) in enumerate(results.items()):
         for j, (score, mark) in enumerate(marks.items()):
+            if any(score not in r["auroc"][s] for r in seeds for s in config.unfamiliar):
+                continue
             values = [[r["auroc"][s][score] for s in config.unfamiliar] for r in seeds]
-            shift = (2 * i + j - len(results) + 0.5) * 0.8 / (2 * len(results))
+            width = len(marks) * len(results)
+            shift = (len(marks) * i + j - (width - 1) / 2) * 0.8 / width
             part = "" if share == 1 else f" {100 * share:g}%"
             for k, row in enumerate(values):
                 label = f"{name}{part}, {SCORES[score]}" if k == 0 else None
