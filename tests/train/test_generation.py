@@ -84,6 +84,7 @@ def test_bad_configs_are_named():
         ("values", "gird", "did you mean 'grid'"),
         ("source", "tfds", "config.source must be one of 'rendered', 'published'"),
         ("likelihood", "normal", "config.likelihood must be one of"),
+        ("run", ("bsae",), "did you mean 'base'"),
         ("steps", 0, "config.steps must be at least 1"),
         ("widths", (4, 4), "must hold four channels"),
     ):
@@ -135,12 +136,10 @@ def test_quick_run_resumes_without_training(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["path", "beta_vae"])
+@pytest.mark.parametrize("name", ["path", "margin", "beta_vae"])
 def test_the_other_models_train_and_are_measured(name, tmp_path):
-    from train.configs.generation import MODELS
-
     config = get_config("quick")
-    config.models = {name: MODELS[name]}
+    config.run = (name,)
     config.likelihood = "gaussian"
     found = experiment.run(config, tmp_path, Bar())[name][0]
     assert np.isfinite(found["squared"]) and len(found["owners"]) == 6

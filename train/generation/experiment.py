@@ -27,7 +27,8 @@ def check(config: Any) -> None:
     choice(config, VALUES, "values")
     choice(config, ("rendered", "published"), "source")
     choice(config, LIKELIHOODS, "likelihood")
-    at_least(config, 1, "seeds", "models", "steps", "pairs", "penalty_points", "head", "hidden")
+    choice(config, config.models, "run")
+    at_least(config, 1, "seeds", "run", "steps", "pairs", "penalty_points", "head", "hidden")
     at_least(config, 1, "test.images", "test.turned", "regressor.steps", "regressor.images")
     at_least(config, 2, "test.sweep", "test.turns")
     at_least(config, 30, "test.codes")
@@ -47,6 +48,7 @@ def check(config: Any) -> None:
         at = f"config.models.{name}"
         choice(options, KINDS, "kind", at=at)
         at_least(options, 0, "gamma", "path", "beta", at=at)
+        at_least({"margin": options.get("margin", 0.0)}, 0, "margin", at=at)
         if options.kind == "single" and (options.gamma or options.path):
             raise ValueError(
                 f"{at} sees single pictures: its factors are not supervised, so gamma and path "
@@ -65,7 +67,7 @@ def total_steps(config: Any) -> int:
     Returns:
       The number.
     """
-    return config.regressor.steps + len(config.models) * len(config.seeds) * config.steps
+    return config.regressor.steps + len(config.run) * len(config.seeds) * config.steps
 
 
 def run(config: Any, workdir: Path, bar: Any) -> dict[str, list[dict[str, Any]]]:
@@ -83,11 +85,12 @@ def run(config: Any, workdir: Path, bar: Any) -> dict[str, list[dict[str, Any]]]
     figures.scenes(workdir)
     cells = Cells(workdir)
     read = regressor.train(config, workdir / "reader", bar)
-    results: dict[str, list[dict[str, Any]]] = {name: [] for name in config.models}
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in config.run}
     curves: dict[str, Any] = {}
     shown = []
     for seed in config.seeds:  # seed by seed, so that what is there can always be compared
-        for name, options in config.models.items():
+        for name in config.run:
+            options = config.models[name]
             model = train(config, name, seed, workdir / name / str(seed), bar)
             asked = [identity(config, options, seed), config.test.to_dict()]
             asked.append(config.regressor.to_dict())
@@ -98,7 +101,7 @@ def run(config: Any, workdir: Path, bar: Any) -> dict[str, list[dict[str, Any]]]
                 curves[name] = arrays
                 shown.append(model)
                 figures.traversals(config, model, workdir)
-    titles = {name: options.title for name, options in config.models.items()}
+    titles = {name: config.models[name].title for name in config.run}
     figures.floor_sweeps(curves, titles, workdir)
     figures.hue_circles(curves, titles, workdir)
     owners = {name: rows[0]["owners"] for name, rows in results.items()}

@@ -1,4 +1,4 @@
-"""The four models' losses, and their training, which is one for all."""
+"""The models' losses, and their training, which is one for all."""
 
 import functools
 import time
@@ -185,7 +185,9 @@ def _pairs_loss(config, options, module, head, params, model_state, batch, key, 
     penalty = jnp.zeros(())
     if options.gamma:
         points = jax.lax.stop_gradient(distances)
-        penalty = latent_penalty(keys[2], compare, points, num=config.penalty_points)
+        penalty = latent_penalty(
+            keys[2], compare, points, num=config.penalty_points, margin=options.get("margin", 0.0)
+        )
         loss = loss + config.comparator * options.gamma * penalty
     if options.path:
         at = jax.random.uniform(keys[3], (half,))
