@@ -135,7 +135,7 @@ def test_quick_run_resumes_without_training(tmp_path):
         assert (tmp_path / name).read_bytes() == content, name
 
 
-@pytest.mark.slow
+@pytest.mark.full  # 40 CPU s each, nearly all compilation
 @pytest.mark.parametrize("name", ["path", "margin", "beta_vae"])
 def test_the_other_models_train_and_are_measured(name, tmp_path):
     config = get_config("quick")
