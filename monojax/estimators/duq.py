@@ -290,7 +290,8 @@ class DUQClassifier(ClassifierMixin, BaseEstimator):
 
         An input further than ``radius[i]`` from ``X[i]``, for any one i, cannot have a certainty of
         ``certainty`` or more, whatever it is. Distances are Euclidean in the scaled table, whose
-        columns are ``(x - centre_) / scale_``.
+        columns are ``(x - centre_) / scale_``. The error of the inner solve is counted at its
+        tolerance: an input whose solve has not met it, after 50 Newton steps, is not spoken of.
 
         Args:
           X: table as in :meth:`fit`, such as training rows.
