@@ -47,6 +47,9 @@ def test_the_paper_s_grid_is_in_the_config():
         ("images.rows", (("mlp", "linear"),), "extractor, head, alpha, beta"),
         ("images.rows", (("vit", "linear", 0.0, 1.0),), "extractor"),
         ("images.seeds", 0, "images.seeds"),
+        ("images.extra", ("svhn",), "images.extra"),
+        ("images.held_out", (10,), "images.held_out"),
+        ("images.held_out", tuple(range(9)), "leave 2 classes"),
     ],
 )
 def test_wrong_values_are_named(key, value, match):
@@ -84,6 +87,22 @@ def test_images_are_pooled_and_prepared():
     assert (small == small[1, 0, 0]).sum() == 2 * 196 - 1
     assert small[1, 0, 0] == pytest.approx(low)
     assert data.prepared(images, 28).shape == (2, 784)
+
+
+def test_images_are_turned_and_noised_by_degrees():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 28, 28)).astype(np.uint8)
+    np.testing.assert_array_equal(data.rotated(images, 0.0), images)
+    np.testing.assert_array_equal(data.rotated(images, 90.0), np.rot90(images, 1, (1, 2)))
+    np.testing.assert_array_equal(data.rotated(images, 180.0), images[:, ::-1, ::-1])
+    corner = data.rotated(np.full((1, 28, 28), 255, np.uint8), 45.0)
+    assert corner[0, 0, 0] == 0 and corner[0, 14, 14] == 255
+    flat = np.full((4, 28, 28), 128, np.uint8)
+    assert data.noisy(flat, 20.0).std() == pytest.approx(20, rel=0.1)
+    colour = np.zeros((1, 32, 32, 3), np.uint8)
+    colour[0, 2, 2] = (255, 0, 0)
+    found = data.grey(colour)
+    assert found.shape == (1, 28, 28) and found[0, 0, 0] == 76 and found.sum() == 76
 
 
 @pytest.mark.parametrize(
@@ -152,9 +171,12 @@ def test_the_images_from_end_to_end(tmp_path, monkeypatch):
     command += ["--config.parts=('images',)", "--config.images.valid=16"]
     command += ["--config.images.batch_size=16", "--config.images.epochs=3"]
     command += ["--config.images.rows=(('f','linear',0.2,0.4),)"]
+    command += ["--config.images.extra=('rotated','noisy')", "--config.images.held_out=(2,7)"]
+    command += ["--config.images.angles=(90.,)", "--config.images.noises=(50.,)"]
     assert main(command) == 0
     (cell,) = (tmp_path / "cells").glob("images-*.json")
     numbers = json.loads(cell.read_text())
-    assert numbers["rows"] == 64 and numbers["unconverged"] == 0
+    assert 40 < numbers["rows"] < 64 and numbers["unconverged"] == 0
+    assert {"held_out_auroc", "rotated 90_auroc", "noisy 50_auroc"} <= set(numbers)
     assert numbers["loss"][-1] < numbers["loss"][0]
     assert (tmp_path / "images_14.png").is_file() and (tmp_path / "images.md").is_file()

@@ -70,6 +70,12 @@ def get_config(mode="full"):
         valid=1000,
         train_limit=0,  # 0: all rows
         test_limit=0,
+        # Further sets: "cifar10_grey", and test images "rotated" by angles (degrees) and "noisy" by
+        # deviations (grey levels); classes that are held out of training, such as (5, 7).
+        extra=(),
+        angles=(15.0, 30.0, 60.0, 90.0, 180.0),
+        noises=(10.0, 25.0, 50.0, 100.0),
+        held_out=(),
         # (extractor, head, alpha, beta); Table 3 has (0.2, 0.4), Table 4 (0, 3).
         rows=(("mlp", "linear", 0.0, 1.0), ("f_mlp", "linear", 0.2, 0.4)),
         core=(128, 128),
@@ -90,6 +96,7 @@ def get_config(mode="full"):
     )
     if mode == "full":
         c.images.sizes = (14, 28)
+        c.images.extra = ("cifar10_grey", "rotated", "noisy")
     if mode == "reduced":
         c.images.seeds = 1
     if mode == "quick":

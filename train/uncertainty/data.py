@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from monojax.data import fashion_mnist, mnist, notmnist
+from monojax.data import cifar10, fashion_mnist, mnist, notmnist
 
 GRID = 100
 """Points along each side of the plane that the pictures show."""
@@ -14,7 +14,8 @@ AWAY = 0.5
 """Points of the box count as unfamiliar that are so far from every training point."""
 MEAN, SCALE = 0.2861, 0.3530
 """Of Fashion-MNIST's training pixels in [0, 1]: all sets are prepared with them."""
-UNFAMILIAR = ("mnist", "notmnist")
+EXTRA = ("cifar10_grey", "rotated", "noisy")
+"""Further sets: CIFAR-10's middle in grey, and test images that are turned or noised by degrees."""
 
 
 def two_moons(count: int, noise: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -112,11 +113,49 @@ def prepared(images: Any, size: int) -> np.ndarray:
     return ((images.astype(np.float32) / 255 - MEAN) / SCALE).reshape(len(images), -1)
 
 
+def grey(images: np.ndarray) -> np.ndarray:
+    """Colour images `[n, 32, 32, 3]` as brightness of their middle, uint8 `[n, 28, 28]`."""
+    middle = images[:, 2:30, 2:30].astype(np.float32)
+    return np.rint(middle @ np.asarray([0.299, 0.587, 0.114], np.float32)).astype(np.uint8)
+
+
+def rotated(images: np.ndarray, degrees: float) -> np.ndarray:
+    """Images turned about their middle, bilinear, 0 outside.
+
+    Args:
+      images: uint8 `[n, h, w]`.
+      degrees: counter-clockwise.
+
+    Returns:
+      uint8 of the same shape.
+    """
+    h, w = images.shape[1:]
+    turn = np.deg2rad(degrees)
+    y, x = np.mgrid[:h, :w]
+    y, x = y - (h - 1) / 2, x - (w - 1) / 2
+    rows = np.cos(turn) * y + np.sin(turn) * x + (h - 1) / 2
+    columns = -np.sin(turn) * y + np.cos(turn) * x + (w - 1) / 2
+    padded = np.pad(images, ((0, 0), (1, 2), (1, 2))).astype(np.float32)
+    rows, columns = np.clip(rows + 1, 0, h + 0.999), np.clip(columns + 1, 0, w + 0.999)
+    i, j = rows.astype(int), columns.astype(int)
+    a, b = (rows - i).astype(np.float32), (columns - j).astype(np.float32)
+    out = (1 - a) * (1 - b) * padded[:, i, j] + (1 - a) * b * padded[:, i, j + 1]
+    out = out + a * (1 - b) * padded[:, i + 1, j] + a * b * padded[:, i + 1, j + 1]
+    return np.rint(out).astype(np.uint8)
+
+
+def noisy(images: np.ndarray, deviation: float) -> np.ndarray:
+    """Images with normal noise of a standard deviation in grey levels, cut to [0, 255]."""
+    noise = np.random.default_rng(0).normal(0, deviation, images.shape)
+    return np.rint(np.clip(images + noise, 0, 255)).astype(np.uint8)
+
+
 def load_images(config: Any, size: int) -> Images:
     """Reads the sets of a config and sets the validation part aside.
 
     Args:
-      config: source, data_dir, others_dir, valid, train_limit, test_limit.
+      config: source, data_dir, others_dir, valid, train_limit, test_limit, extra, angles, noises,
+        held_out (classes that are not trained on, and unfamiliar).
       size: 14 or 28.
 
     Returns:
@@ -133,18 +172,27 @@ def load_images(config: Any, size: int) -> Images:
     order = np.random.default_rng(0).permutation(len(familiar.y_train))
     valid, train = order[: config.valid], order[config.valid :]
     train = train[: config.train_limit or None]
-    x = prepared(familiar.x_train, size)
-    y = np.asarray(familiar.y_train, np.int32)
-    others = {
-        "mnist": mnist(others).x_test[:last],
-        "notmnist": notmnist(others)[0][:last],
-    }
+    x, y = prepared(familiar.x_train, size), np.asarray(familiar.y_train, np.int32)
+    raw, y_test = familiar.x_test[:last], np.asarray(familiar.y_test[:last], np.int32)
+    strange = {"mnist": mnist(others).x_test[:last], "notmnist": notmnist(others)[0][:last]}
+    if "cifar10_grey" in config.extra:
+        strange["cifar10_grey"] = grey(cifar10(others).x_test[:last])
+    if config.held_out:
+        out = np.isin(y_test, config.held_out)
+        strange["held_out"], raw, y_test = raw[out], raw[~out], y_test[~out]
+        train, valid = (rows[~np.isin(y[rows], config.held_out)] for rows in (train, valid))
+        number = np.cumsum(~np.isin(np.arange(10), config.held_out)) - 1  # without gaps
+        y, y_test = number[y].astype(np.int32), number[y_test].astype(np.int32)
+    if "rotated" in config.extra:
+        strange |= {f"rotated {angle:g}": rotated(raw, angle) for angle in config.angles}
+    if "noisy" in config.extra:
+        strange |= {f"noisy {level:g}": noisy(raw, level) for level in config.noises}
     return Images(
         x[train],
         y[train],
         x[valid],
         y[valid],
-        prepared(familiar.x_test[:last], size),
-        np.asarray(familiar.y_test[:last], np.int32),
-        {name: prepared(images, size) for name, images in others.items()},
+        prepared(raw, size),
+        y_test,
+        {name: prepared(images, size) for name, images in strange.items()},
     )

@@ -10,6 +10,7 @@ from typing import Any
 from monojax.training import Cells
 from train.checks import above, at_least, choice, one_of
 from train.uncertainty import certificate, images, moons, report
+from train.uncertainty.data import EXTRA
 
 PARTS = ("moons", "certificate", "images")
 
@@ -48,6 +49,11 @@ def check(config: Any) -> None:
         raise ValueError(
             f"config.certificate.threshold must be < 1, got {config.certificate.threshold!r}."
         )
+    choice(config, EXTRA, "images.extra")
+    for label in config.images.held_out:
+        one_of(label, tuple(range(10)), "config.images.held_out")
+    if len(config.images.held_out) > 8:
+        raise ValueError("config.images.held_out must leave 2 classes or more to train on.")
     for size in config.images.sizes:
         one_of(size, (14, 28), "config.images.sizes")
     for row in config.images.rows:

@@ -48,7 +48,7 @@ def task_of(row: Any, part: Any) -> Task:
     extractor = Extractor(kind, tuple(part.core), tuple(hidden), part.sharpness)
     linear = head == "linear"
     duq = DUQ(
-        10,
+        10 - len(part.held_out),
         part.embedding if linear else None,
         part.length_scale if linear else part.identity_scale,
         part.momentum,
@@ -77,6 +77,12 @@ def run(config: Any, cells: Cells, bar: Any) -> dict[str, Any]:
     shared = part.to_dict()
     for key in ("sizes", "rows", "seeds", "data_dir", "others_dir"):
         shared.pop(key)
+    for key in ("extra", "held_out"):  # without them a cell is what it was before there were any
+        if not shared[key]:
+            shared.pop(key)
+    for key, word in (("angles", "rotated"), ("noises", "noisy")):
+        if word not in part.extra:
+            shared.pop(key)
     for size in part.sizes:
         data = functools.cache(functools.partial(load_images, part, size))
         for row in part.rows:
@@ -145,7 +151,7 @@ def measured(
     test, h_test, failed = every(images.x_test)
     seconds = time.time() - began
     _, h_train, _ = every(images.x_train[:10_000])
-    distance = Mahalanobis.fit(h_train, images.y_train[:10_000], 10, ridge=1e-3)
+    distance = Mahalanobis.fit(h_train, images.y_train[:10_000], task.head.num_classes, ridge=1e-3)
     familiar, right = test.max(axis=1), test.argmax(axis=1) == images.y_test
     out = {
         "accuracy": right.mean(),
