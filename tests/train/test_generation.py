@@ -59,6 +59,7 @@ def test_order_around_the_circle():
     assert exact.sorted.tolist() == [True, True, False, True, False, False]
     assert loose.sorted.tolist() == [True, True, True, True, False, False]
     np.testing.assert_allclose(exact.span, [30, 30, 30, 0, 510, 30])
+    np.testing.assert_allclose(loose.share, [1, 1, 1, 1, 1, 2 / 3])
     grey = full.astype(float)
     grey[5, 2] = 0.01
     assert hue_order(rows, grey, 0.0).sorted[5]

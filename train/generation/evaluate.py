@@ -67,6 +67,7 @@ def numbers(config: Any, model: Model, read: Any) -> tuple[dict[str, Any], dict[
         order = hue_order(curves["hue"], curves["saturation"], tolerance)
         found[f"sorted {i}"] = float(order.sorted.mean())
         found["hue span"] = float(order.span.mean())
+        found["one way"] = float(order.share.mean())
     found |= turned(config, model, z[: config.test.turned], own, read)
     return found, {**curves, "importance": scores.importance}
 

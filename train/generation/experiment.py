@@ -118,6 +118,7 @@ ROWS = {
         f"floor sweep sorted in hue, tolerance {t:g}°": (f"sorted {i}", "{:.3f}")
         for i, t in enumerate(TOLERANCES)
     },
+    f"floor sweep, share of steps one way, tolerance {TOLERANCES[-1]:g}°": ("one way", "{:.3f}"),
     "hue span of the floor sweep, degrees": ("hue span", "{:.0f}"),
     "DCI disentanglement": ("disentanglement", "{:.3f}"),
     "DCI completeness": ("completeness", "{:.3f}"),
@@ -164,10 +165,12 @@ def tables(
         cells = []
         for rows in results.values():
             mean, half = interval([row[key] for row in rows])
-            cells.append(f"{form.format(mean)} ± {form.format(half)}")
+            around = f" ± {form.format(half)}" if seeds > 1 else ""
+            cells.append(form.format(mean) + around)
         table.add(title, *cells)
     note = (
-        "± is 1.96 standard errors over seeds. On drawn pictures the reader errs by "
+        "± is 1.96 standard errors over seeds; a single seed has none. On drawn pictures the "
+        "reader errs by "
         f"{reader['scale']:.3f} in scale and {reader['orientation']:.1f} degrees, and names "
         f"{reader['shape']:.1%} of the shapes. {provenance(config)}"
     )

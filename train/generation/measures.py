@@ -21,6 +21,8 @@ class Order(NamedTuple):
     """bool."""
     span: np.ndarray
     """How far a sequence goes from its start to its end; a constant one is sorted and spans 0."""
+    share: np.ndarray
+    """Of the steps beyond the tolerance, those that go the commoner way: 1 where sorted."""
 
 
 def hue_of(patches: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -53,14 +55,15 @@ def hue_order(degrees: Any, saturation: Any, tolerance: float) -> Order:
     Returns:
       Order; the span is in degrees.
     """
-    in_order, spans = [], []
+    in_order, spans, shares = [], [], []
     for angles, colour in zip(np.asarray(degrees), np.asarray(saturation), strict=True):
         kept = angles[colour >= GREY]
         steps = 180 - (180 - np.diff(kept)) % 360  # in (-180, 180]
         one_way = (steps >= -tolerance).all() or (steps <= tolerance).all()
         spans.append(abs(steps.sum()))
+        shares.append(_share(steps, tolerance))
         in_order.append(bool(one_way and spans[-1] <= 360))
-    return Order(np.array(in_order), np.array(spans))
+    return Order(np.array(in_order), np.array(spans), np.array(shares))
 
 
 def value_order(values: Any, tolerance: float) -> Order:
@@ -75,7 +78,14 @@ def value_order(values: Any, tolerance: float) -> Order:
     """
     steps = np.diff(np.asarray(values, np.float64), axis=1)
     in_order = (steps >= -tolerance).all(1) | (steps <= tolerance).all(1)
-    return Order(np.asarray(in_order), np.abs(steps.sum(1)))
+    shares = [_share(row, tolerance) for row in steps]
+    return Order(np.asarray(in_order), np.abs(steps.sum(1)), np.array(shares))
+
+
+def _share(steps: np.ndarray, tolerance: float) -> float:
+    """Steps that go the commoner way, of those that are larger than the tolerance."""
+    up, down = int((steps > tolerance).sum()), int((steps < -tolerance).sum())
+    return max(up, down) / (up + down) if up + down else 1.0
 
 
 def patch_of(images: Any, factor: str) -> np.ndarray:
