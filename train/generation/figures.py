@@ -81,7 +81,7 @@ def traversals(config: Any, model: Model, workdir: Path) -> None:
         axis.set_yticks([])
         axis.set_ylabel(FACTORS[k], fontsize=8)
     drawn.suptitle(f"{model.title}, seed {model.seed}: between the codes of a pair", fontsize=10)
-    _few_colours(drawn, Path(workdir) / f"traversal_{model.name}.png")
+    save_figure(drawn, Path(workdir) / f"traversal_{model.name}.png", dpi=75)
 
 
 def floor_sweeps(curves: dict[str, dict[str, Any]], titles: dict[str, str], workdir: Path) -> None:
@@ -97,7 +97,7 @@ def floor_sweeps(curves: dict[str, dict[str, Any]], titles: dict[str, str], work
         axis.imshow(tiled(found["patches"] / 255))
         axis.set_title(f"{titles[name]}: the floor's latent from 0 to 1, a row per image")
         axis.set_axis_off()
-    _few_colours(drawn, Path(workdir) / "floor_sweep.png")
+    save_figure(drawn, Path(workdir) / "floor_sweep.png", dpi=60)
 
 
 def hue_circles(curves: dict[str, dict[str, Any]], titles: dict[str, str], workdir: Path) -> None:
@@ -169,18 +169,6 @@ def ranks(table: dict[str, list[dict[str, Any]]], titles: dict[str, str], workdi
     save_figure(drawn, Path(workdir) / "ranks.png")
 
 
-def _few_colours(drawn: Any, path: Path) -> None:
-    """A figure full of pictures, with 200 colours: a third of the size."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    drawn.savefig(buffer, format="png", dpi=90)
-    few = Image.open(buffer).convert("RGB").quantize(200, dither=Image.Dither.NONE)
-    out = io.BytesIO()
-    few.save(out, format="png", optimize=True)
-    write_atomically(path, out.getvalue())
-
-
 def _write(path: Path, pixels: np.ndarray) -> None:
     from PIL import Image
 
@@ -194,7 +182,7 @@ def _gif(path: Path, frames: list[np.ndarray]) -> None:
     from PIL import Image
 
     film = [
-        Image.fromarray(frame).quantize(48, dither=Image.Dither.NONE)
+        Image.fromarray(frame).quantize(96, dither=Image.Dither.NONE)
         for frame in frames + frames[-2:0:-1]
     ]
     buffer = io.BytesIO()
