@@ -17,7 +17,7 @@ import ml_collections
 MODELS = dict(
     base=dict(title="base", kind="pairs", gamma=0.0, path=0.0, beta=1.0, squash=True),
     monotone=dict(title="monotone", kind="pairs", gamma=1.0, path=0.0, beta=1.0, squash=True),
-    # The same penalty with a margin. Without one it is 0 after a few steps: to tell factors apart,
+    # The same penalty with a margin. Without one it is 0 from step 240: to tell factors apart,
     # the comparator's outputs rise in their own distances anyway.
     margin=dict(
         title="monotone, margin",
@@ -48,8 +48,8 @@ def get_config(mode="full"):
     c.widths = (32, 32, 64, 64)  # channels of the convolutions
     c.hidden = 256
     c.head = (64, 64)  # hidden layers of the comparator
-    # Weight of the comparator's cross-entropy. At 1 its gradient is lost beside that of thousands
-    # of nats of reconstruction, and with it any effect of the penalty on the encoder.
+    # Weight of the comparator's cross-entropy. At 1 it is small beside thousands of nats of
+    # reconstruction, and so would be any effect of the penalty on the encoder. Not tuned.
     c.comparator = 30.0
     c.penalty_points = 256
     c.steps = 50_000  # of every model alike

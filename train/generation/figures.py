@@ -124,7 +124,7 @@ def hue_circles(curves: dict[str, dict[str, Any]], titles: dict[str, str], workd
 
 
 def films(config: Any, models: list[Model], owners: dict[str, list[int]], workdir: Path) -> None:
-    """A GIF per factor: its latent from end to end and back, a row per model, three images.
+    """A GIF per factor: its latent from end to end and back, a row per model, two images.
 
     Args:
       config: source.
@@ -139,7 +139,7 @@ def films(config: Any, models: list[Model], owners: dict[str, list[int]], workdi
         for model in models:
             z, own = np.asarray(model.codes(x)), owners[model.name][k]
             values = np.linspace(*ends(model, z, own), FRAMES, dtype=np.float32)
-            turned = traverse(jnp.asarray(z[:3]), own, jnp.asarray(values))
+            turned = traverse(jnp.asarray(z[:2]), own, jnp.asarray(values))
             strips.append(np.asarray(model.decode(turned)))
         frames = [tiled(np.stack([strip[:, i] for strip in strips])) for i in range(FRAMES)]
         _gif(Path(workdir) / f"sweep_{factor.replace(' ', '_')}.gif", frames)
@@ -182,7 +182,7 @@ def _gif(path: Path, frames: list[np.ndarray]) -> None:
     from PIL import Image
 
     film = [
-        Image.fromarray(frame).quantize(96, dither=Image.Dither.NONE)
+        Image.fromarray(frame).quantize(64, dither=Image.Dither.NONE)
         for frame in frames + frames[-2:0:-1]
     ]
     buffer = io.BytesIO()
