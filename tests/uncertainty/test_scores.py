@@ -23,6 +23,9 @@ H = (RNG.normal(size=(60, 4)) @ RNG.normal(size=(4, 4)) + Y[:, None]).astype(np.
 NEW = np.concatenate([H[:5], H[:5] + 8]).astype(np.float32)
 
 
+fit_density = jax.jit(GaussianDensity.fit, static_argnums=2)
+
+
 def log_normal(x, mean, covariance):
     gap = x - mean
     squares = np.einsum("np,pq,nq->n", gap, np.linalg.inv(covariance), gap)
@@ -30,7 +33,7 @@ def log_normal(x, mean, covariance):
 
 
 def test_gaussian_density_in_closed_form():
-    model = jax.jit(GaussianDensity.fit, static_argnums=2)(H, Y, 3)
+    model = fit_density(H, Y, 3)
     h, new = H.astype(np.float64), NEW.astype(np.float64)
     parts = [
         log_normal(new, h[c == Y].mean(0), np.cov(h[c == Y].T, bias=True)) + np.log(1 / 3)
@@ -150,7 +153,7 @@ def test_members_are_trained_apart():
         (lambda: Mahalanobis.fit(H, Y, 2), "labels must lie in"),
         (lambda: GaussianDensity.fit(H[0], Y, 3), r"\[n, d\]"),
         (lambda: Mahalanobis.fit(H * np.nan, Y, 3), "NaN"),
-        (lambda: GaussianDensity.fit(H, Y, 3).score(H[:, :2]), r"shape \[n, 4\]"),
+        (lambda: fit_density(H, Y, 3).score(H[:, :2]), r"shape \[n, 4\]"),
         (lambda: threshold(np.ones(3), 1.0), r"coverage must lie in \(0, 1\)"),
         (lambda: threshold(np.ones(3), 0.0), r"coverage must lie in \(0, 1\)"),
         (lambda: threshold(np.ones(0), 0.5), "n >= 1"),
