@@ -47,9 +47,12 @@ class Model:
 
     def __init__(self, path):
         """Reads the file at `path`."""
-        with zipfile.ZipFile(path) as file:
-            self.metadata = json.loads(file.read("metadata.json"))
-            exported = jax.export.deserialize(bytearray(file.read("program.bin")))
+        try:
+            with zipfile.ZipFile(path) as file:
+                self.metadata = json.loads(file.read("metadata.json"))
+                exported = jax.export.deserialize(bytearray(file.read("program.bin")))
+        except Exception as error:  # whatever zipfile, json and jax raise on other files
+            sys.exit(f"{path} is no file of mj.export ({type(error).__name__}: {error}).")
         platform = jax.default_backend().replace("gpu", "cuda")
         if platform not in exported.platforms:
             sys.exit(f"{path} was made for {', '.join(exported.platforms)}, not for {platform}.")
@@ -245,7 +248,10 @@ def main():
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     known = parser.parse_args()
-    running = server(known.model, known.host, known.port)
+    try:
+        running = server(known.model, known.host, known.port)
+    except OSError as error:
+        sys.exit(f"cannot listen at {known.host}:{known.port}: {error.strerror}; try --port.")
     print(f"serve: http://{known.host}:{running.server_port}/ (Ctrl-C stops)", flush=True)
     try:
         running.serve_forever()

@@ -1,12 +1,20 @@
 """Checks of a config's values, with messages that name what was found and what there is."""
 
 import difflib
-from collections.abc import Iterable
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from monojax.base.checks import one_of
+from monojax.training import write_atomically
+from monojax.training.workdir import WorkdirError
 
-__all__ = ["above", "at_least", "choice", "near", "one_of", "value"]
+__all__ = ["above", "at_least", "choice", "near", "one_of", "same_inputs", "value"]
+
+NOTE = "input.json"
+"""File in a work directory with the digests of the files that it was made from."""
 
 
 def near(name: str, known: Iterable[str]) -> str:
@@ -96,3 +104,37 @@ def above(config: Any, bound: float, *keys: str, at: str = "config") -> None:
     for key in keys:
         if not (found := value(config, key)) > bound:
             raise ValueError(f"{at}.{key} must be > {bound}, got {found!r}.")
+
+
+def same_inputs(workdir: Path, files: Mapping[str, Any]) -> str:
+    """Notes the digests of files in a new directory; refuses one that was made from others.
+
+    Args:
+      workdir: the run's directory.
+      files: what each is to its path; "" or None for none.
+
+    Returns:
+      Hexadecimal text, of all of them.
+
+    Raises:
+      WorkdirError: if a file has changed since, was added or is gone.
+    """
+    found = {}
+    for name, path in files.items():
+        data = Path(path).read_bytes() if path else b""
+        found[name] = hashlib.sha256(data).hexdigest()
+    note = workdir / NOTE
+    if note.exists():
+        stored = json.loads(note.read_text())
+        for name in (*found, *(n for n in stored if n not in found)):
+            if stored.get(name) != found.get(name):
+                what = (
+                    "has changed" if {name} <= {*stored} & {*found} else "was added or taken away"
+                )
+                raise WorkdirError(
+                    f"{files.get(name) or name} {what} since {workdir} was made; give another "
+                    "--workdir."
+                )
+    else:
+        write_atomically(note, json.dumps(found, indent=1) + "\n")
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()

@@ -53,11 +53,11 @@ EXPERIMENTS = {
         "ImageNet with the group penalty, on many hosts", True, dry_run="train.imagenet.dry_run"
     ),
     "lipschitz_fits": Entry("fits under a Lipschitz constant, by nine kinds of networks"),
-    "minilm_golden": Entry("MiniLM's published numbers"),
+    "minilm_golden": Entry("MiniLM's published numbers", module="train.monocon.minilm_golden"),
     "monocon": Entry("compact embeddings by a monotone contrastive head"),
     "occlusion": Entry("what classifiers see of images covered but for a map"),
     "penalties": Entry("the gradient penalty on tables: regions compared"),
-    "sphere": Entry("where random points and their mixtures lie"),
+    "sphere": Entry("where random points and their mixtures lie", module="train.penalties.sphere"),
     "tabular": Entry("the partially monotone benchmark: networks against boosted trees"),
     "tokens": Entry("which tokens matter to a transformer"),
     "uncertainty": Entry("whether a classifier knows unfamiliar inputs, and what is guaranteed"),

@@ -22,7 +22,7 @@ import numpy as np
 from monojax.base import registry
 from monojax.base.directions import check_directions
 from monojax.base.paths import local_path
-from monojax.exporting.program import PLATFORMS, exported_program
+from monojax.exporting.program import PLATFORMS, exported_program, without_places
 
 FORMAT = "monojax export 1"
 PROGRAM = "program.bin"
@@ -120,7 +120,8 @@ def is_export(file: Path) -> bool:
 def _serialised(exported: jax.export.Exported) -> tuple[bytes, bool]:
     """The program's bytes, with its derivative if it has one."""
     try:
-        return bytes(exported.serialize(vjp_order=1)), True
+        with without_places():
+            return bytes(exported.serialize(vjp_order=1)), True
     except Exception:  # whatever a function without derivative raises, integers or callbacks
         return bytes(exported.serialize()), False
 

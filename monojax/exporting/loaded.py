@@ -44,7 +44,10 @@ class Exported:
         wanted = self.metadata["inputs"]
         leaves, tree = jax.tree.flatten(inputs)
         if len(leaves) != len(wanted):
-            raise ValueError(f"the model takes {len(wanted)} inputs, got {len(leaves)}.")
+            raise ValueError(
+                f"the model takes {len(wanted)} inputs, each an array of shape [b, ...], got "
+                f"{len(leaves)}; lists of numbers become an array by numpy.asarray."
+            )
         found = [_checked(x, want, i) for i, (x, want) in enumerate(zip(leaves, wanted))]  # noqa: B905
         if len({x.shape[0] for x in found}) > 1:
             raise ValueError(f"inputs have batches of {[x.shape[0] for x in found]} examples.")

@@ -1,6 +1,7 @@
 """A function as a program of StableHLO that runs without this library, for any batch size."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -45,7 +46,24 @@ def exported_program(
         jax.ShapeDtypeStruct((batch, *np.shape(leaf)[1:]), jnp.result_type(leaf)) for leaf in leaves
     ]
     given = jax.tree.unflatten(tree, shapes)
-    return jax.export.export(jax.jit(fn), platforms=tuple(platforms))(*given)
+    with without_places():
+        # Not the caller's own jit: what it was lowered to before names places.
+        once = jax.jit(lambda *batches: fn(*batches))
+        return jax.export.export(once, platforms=tuple(platforms))(*given)
+
+
+@contextlib.contextmanager
+def without_places() -> Iterator[None]:
+    """No names of source files in what is lowered: a file that is handed on would tell folders.
+
+    Derivatives are lowered when the record is serialised: that belongs inside, too.
+    """
+    before = jax.config.jax_traceback_in_locations_limit  # type: ignore[attr-defined]
+    jax.config.update("jax_traceback_in_locations_limit", 0)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", before)
 
 
 def running_on() -> str:

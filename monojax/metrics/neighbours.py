@@ -139,8 +139,8 @@ def _check_finite(rows: np.ndarray, total: int, name: str) -> None:
     if not np.isfinite(rows).all():
         bad = int((~np.isfinite(rows).all(axis=1)).sum())
         raise ValueError(
-            f"{name} has NaN or infinite values ({bad} of {len(rows)} rows looked at, {total} in "
-            "all): did the training diverge?"
+            f"{name} has NaN or infinite values in {bad} of the {len(rows)} rows looked at "
+            f"({total} in all): a diverged training, or a file with gaps."
         )
 
 

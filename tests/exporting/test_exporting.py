@@ -99,6 +99,11 @@ def compare(want, found):
         assert error <= 1e-6, (name, error)
 
 
+def test_no_folder_of_the_author_is_inside(made):
+    with zipfile.ZipFile(made) as file:
+        assert b".py" not in file.read("program.bin")
+
+
 @pytest.mark.slow
 def test_values_in_a_process_without_monojax(tmp_path):
     compare(*elsewhere(tmp_path, ["lmn", "partial icnn"]))
@@ -175,7 +180,7 @@ def refusals(made, lmn, tmp_path):
         r"shape \[b, 3\] for a batch of b examples, got \(7, 2\)": lambda: model(X[:, :2]),
         "give x.None.": lambda: model(X[0]),
         "must hold numbers": lambda: model(np.array([["a", "b", "c"]])),
-        "takes 1 inputs, got 2": lambda: model(X, X),
+        "takes 1 inputs, each an array .*, got 2": lambda: model(X, X),
     }
 
 

@@ -24,7 +24,7 @@ FLOORS = (
 )
 """From the ground up: a room imports rooms of the floors below it alone."""
 
-MAX_IN_TRAIN = 24
+MAX_IN_TRAIN = 22
 
 
 @cache

@@ -39,7 +39,7 @@ def command(files, workdir, **options):
 
 
 @pytest.mark.slow
-def test_indices_and_models_that_open_elsewhere(files, tmp_path):
+def test_indices_and_models_that_open_elsewhere(files, tmp_path, capsys):
     pytest.importorskip("flatbuffers", reason="jax.export writes with flatbuffers")
     run = tmp_path / "run"
     assert command(files, run, labels=files / "l.npy", texts=files / "t.txt") == 0
@@ -61,6 +61,14 @@ def test_indices_and_models_that_open_elsewhere(files, tmp_path):
     before = sorted((run / "cells").iterdir())
     assert command(files, run, labels=files / "l.npy", texts=files / "t.txt") == 0
     assert sorted((run / "cells").iterdir()) == before  # nothing was trained again
+    kept = (run / "index_pca.npz").read_bytes()
+    np.save(files / "e.npy", Z[::-1])
+    try:
+        assert command(files, run, labels=files / "l.npy", texts=files / "t.txt") == 1
+    finally:
+        np.save(files / "e.npy", Z)
+    assert "e.npy has changed since" in capsys.readouterr().err
+    assert (run / "index_pca.npz").read_bytes() == kept
 
 
 @pytest.mark.slow
@@ -178,8 +186,8 @@ def test_mistakes_are_told_before_anything_is_written(files, tmp_path, capsys):
     cases = [
         ({"embeddings": ""}, "config.embeddings must name a file"),
         ({"embeddings": at("gone.npy")}, "there is no file"),
-        ({"embeddings": at("text.npy")}, "is no .npy or .npz file"),
-        ({"embeddings": at("objects.npy")}, "is no .npy or .npz file"),
+        ({"embeddings": at("text.npy")}, "cannot be read as .npy or .npz"),
+        ({"embeddings": at("objects.npy")}, r"saved as texts by array.astype\(str\)"),
         ({"embeddings": at("two.npz")}, "holds a, b; name one of them 'embeddings'"),
         ({"embeddings": at("nan.npy")}, "NaN or infinite values (1 of"),
         ({"embeddings": at("ints.npy")}, "must hold floats"),

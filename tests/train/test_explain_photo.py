@@ -104,7 +104,7 @@ def test_a_page_with_everything_inside(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_folder_of_photographs_by_torchvision_s_names(tmp_path):
+def test_a_folder_of_photographs_by_torchvision_s_names(tmp_path, capsys):
     folder = tmp_path / "photos"
     folder.mkdir()
     photo(folder / "a b&c.jpg")
@@ -120,6 +120,11 @@ def test_a_folder_of_photographs_by_torchvision_s_names(tmp_path):
     text = (run / "index.html").read_text()
     assert text.count("<h2>") == 2 and "a b&amp;c_jpg" in text and "cat &lt;b&gt;" in text
     assert (run / "001_grey_png.npz").is_file() and text.count("data:image/png") == 6
+    # The numbers of the files would move: another folder's results go elsewhere.
+    (folder / "a b&c.jpg").unlink()
+    assert main([*command, f"--config.weights={weights}", "--workdir", str(run)]) == 1
+    assert "a b&c.jpg was added or taken away since" in capsys.readouterr().err
+    assert (run / "index.html").read_text() == text
 
 
 def test_pictures_are_turned_and_cropped(tmp_path):

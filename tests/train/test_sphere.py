@@ -11,7 +11,7 @@ pytest.importorskip("ml_collections", reason="the experiments need the extra tra
 pytest.importorskip("matplotlib", reason="the experiments need the extra train")
 
 from train.configs.sphere import get_config
-from train.sphere import (
+from train.penalties.sphere import (
     mixup_ball,
     prob_outside_mixup,
     prob_outside_mixup_published,

@@ -2,7 +2,7 @@ r"""Which tokens matter: rollout, gradients and the split on a ViT and on MiniLM
 
 MONOJAX_DATA=DIR python -m train --config tokens [--workdir runs/tokens]
 
-Needs MNIST and STS-B in the data folder and MiniLM's files (see minilm_golden.py); the ViT trains
+Needs MNIST and STS-B in the data folder and MiniLM's files (see minilm_golden); the ViT trains
 in about two minutes on two cores. Results in train/results/tokens. ":quick" is a smoke run on
 scikit-learn's digits alone.
 """

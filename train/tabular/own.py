@@ -15,11 +15,10 @@ from monojax.base.extras import require
 from monojax.data.locate import embedded_bytes
 from monojax.data.tabular_sets import BY_NAME
 from monojax.training import Cells, write_atomically
-from train.checks import above, at_least, choice
+from train.checks import above, at_least, choice, same_inputs
 from train.tabular import judging, learners, page, scoring
 from train.tabular.dialect import DECIMALS, DELIMITERS, Sheet, parse_sheet, read_sheet
 from train.tabular.measured import measure
-from train.tabular.origin import same_inputs
 from train.tabular.table import TASKS, Schema, Table, build_table, seen
 
 FEWEST_ROWS = 40

@@ -10,9 +10,8 @@ import numpy as np
 
 from monojax.base.extras import require
 from monojax.training import write_atomically
-from train.checks import choice, near
+from train.checks import choice, near, same_inputs
 from train.tabular.dialect import DECIMALS, DELIMITERS, CsvError, Sheet, find_decimal, read_sheet
-from train.tabular.origin import same_inputs
 from train.tabular.table import Column, Schema, numbers, text_of
 
 FORMAT = "monojax csv model 1"

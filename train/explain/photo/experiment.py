@@ -11,7 +11,7 @@ import numpy as np
 from monojax.attribution.together import ALL
 from monojax.splitting.shift import BALANCED
 from monojax.training import Table, write_atomically
-from train.checks import at_least, one_of
+from train.checks import at_least, one_of, same_inputs
 from train.explain.photo import draw, page, pictures
 from train.explain.photo.measure import Study, num_maps, scores
 from train.explain.photo.models import SIZE, Classifier, classifier, target_of
@@ -79,6 +79,9 @@ def run(config: Any, workdir: Path, bar: Any) -> None:
         faithfulness.md, faithfulness.csv and index.html.
       bar: progress bar over :func:`total_steps`.
     """
+    given = pictures.files(config.image, config.most) if config.image else []
+    used = {"weights": config.weights, "classes": config.classes}
+    same_inputs(workdir, used | {path.name: path for path in given})
     net, shown, heading = _network(config)
     study = Study(net, config)
     target = target_of(config.target, net.names)

@@ -24,9 +24,9 @@ img{background:#fff}.note,tr.control{color:#999}h2{border-color:#444}}
 PICTURES = (
     (
         "maps",
-        "All methods, the most faithful first. Red speaks for the class, blue against it. The "
-        "number is the mean probability that is left as pixels are removed. Colours are cut off at "
-        "what 1 in 200 pixels exceeds.",
+        "All methods, by mean rank in both measures below, the most faithful first. Red speaks "
+        "for the class, blue against it. The number is the mean probability that is left as pixels "
+        "are removed, one of the two. Colours are cut off at what 1 in 200 pixels exceeds.",
     ),
     (
         "split",

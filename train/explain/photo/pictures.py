@@ -98,7 +98,8 @@ def read(path: Path, size: int) -> Picture:
             )
     pixels = np.asarray(to_rgb(whole))
     high, wide = pixels.shape[:2]
-    note = f"the central square of {wide} x {high} pixels, scaled to {size} x {size}"
+    side = round(min(wide, high) * 224 / 256)
+    note = f"the central {side} x {side} of {wide} x {high} pixels, scaled to {size} x {size}"
     name = path.name.replace(".", "_")
     return Picture(name, eval_crop(pixels, size), note, hashlib.sha256(content).hexdigest())
 

@@ -181,7 +181,10 @@ def _array(name: str, key: str, option: str) -> np.ndarray:
             wanted = key if key in names else names[0] if len(names) == 1 else None
             arrays = archive[wanted] if wanted else None
     except Exception as error:  # whatever numpy raises on other files
-        raise ValueError(f"{option}: {path} is no .npy or .npz file ({error}).") from error
+        raise ValueError(
+            f"{option}: {path} cannot be read as .npy or .npz of numbers or texts ({error}); an "
+            "array of objects is saved as texts by array.astype(str)."
+        ) from error
     if arrays is None:
         raise ValueError(f"{option}: {path} holds {', '.join(names)}; name one of them {key!r}.")
     return arrays

@@ -14,11 +14,13 @@ from monojax.base.extras import require
 from monojax.compact import compress, export_model
 from monojax.compact.storage import STORAGES
 from monojax.training import Cells
-from train.checks import at_least, choice, one_of
+from train.checks import at_least, choice, one_of, same_inputs
 from train.monocon.embeddings import report
 from train.monocon.embeddings.data import Parts, Rows, read, split
 from train.monocon.embeddings.heads import KINDS, Compressor, trained
 from train.monocon.embeddings.measures import measured, task
+
+INPUTS = ("embeddings", "labels", "pairs", "texts")
 
 
 def check(config: Any) -> None:
@@ -75,6 +77,7 @@ def run(config: Any, workdir: Path, bar: Any) -> None:
         index_MODEL.npz; for heads model_MODEL.mjx, too.
       bar: progress bar over :func:`total_steps`.
     """
+    same_inputs(workdir, {name: config[name] for name in INPUTS})
     rows = read(config)
     parts = split(rows, config.held_out, config.seed)
     job, cells = task(rows, parts, config), Cells(workdir)
