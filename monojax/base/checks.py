@@ -192,7 +192,8 @@ def check_labels(labels: Any, num: int, num_outputs: int) -> jax.Array:
                 f"got values from {found.min()} to {found.max()}."
             )
         return jnp.asarray(found.astype(np.int32))  # in range now, whatever their width was
-    return labels
+    # Narrow ones cannot count up to all classes.
+    return labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
 
 
 def check_box(

@@ -186,7 +186,9 @@ class DUQClassifier(ClassifierMixin, BaseEstimator):
         steps, size = batches(len(rows), int(self.batch_size))
         part = padded(rows, codes, np.ones(len(rows)), steps * size)
         state = training.initial(self._net, rows.shape[1], jax.random.key(seed))
-        alpha, beta = jnp.float32(self.alpha), jnp.float32(self.beta)
+        # As fitted: what set_params changes later counts at the next fit.
+        self._slopes = float(self.alpha), float(self.beta)
+        alpha, beta = map(jnp.float32, self._slopes)
         losses = []
         epochs = int(self.max_epochs)
         absent = np.zeros(len(self.classes_), int)
@@ -210,8 +212,7 @@ class DUQClassifier(ClassifierMixin, BaseEstimator):
         self.state_ = training.State(params, centroids, None, None)
 
     def _log_kernels(self, rows: np.ndarray) -> np.ndarray:
-        alpha, beta = float(self.alpha), float(self.beta)
-        return training.scored(self._net, self.state_, rows, alpha, beta)
+        return training.scored(self._net, self.state_, rows, *self._slopes)
 
     def _kernels_of(self, X: Any) -> np.ndarray:
         _validation.check_is_fitted(self, "state_")
@@ -240,7 +241,9 @@ class DUQClassifier(ClassifierMixin, BaseEstimator):
           float64 `[n, K]`, in the order of ``classes_``; rows sum to 1.
         """
         scores = self._kernels_of(X)
-        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        most = scores.max(axis=1, keepdims=True)
+        # So far that all kernels are 0: nothing is known of the class.
+        powers = np.where(most > -np.inf, np.exp(scores - np.where(most > -np.inf, most, 0)), 1.0)
         return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
     def certainty(self, X: Any) -> np.ndarray:
@@ -304,10 +307,10 @@ class DUQClassifier(ClassifierMixin, BaseEstimator):
         _validation.check_is_fitted(self, "state_")
         X = _validation.validate_data(self, X, reset=False, dtype=np.float64)
         rows = self._scaled(X)
-        if self.extractor != "blnn":
+        if self._net.extractor != "blnn":
             check_number(certainty, "certainty", above=0, most=1)
             return np.full(len(rows), np.inf)
-        alpha, beta, net = float(self.alpha), float(self.beta), self._net
+        (alpha, beta), net = self._slopes, self._net
         h = jax.jit(net.features)(self.state_.params["net"], rows, alpha, beta)
         centroids = self.state_.centroids
         # A solve has converged at a residual of 1e-4 (1 + |x|); sums, the scaling and the lift
@@ -318,7 +321,7 @@ class DUQClassifier(ClassifierMixin, BaseEstimator):
             alpha * (1 - 1e-5),  # the lift's matrix keeps distances up to its rounding
             h,
             centroids["sum"] / centroids["count"][:, None],
-            self.length_scale,
+            net.length_scale,
             certainty,
             weight=self.state_.params["head"].get("kernel"),
             error=slope * (1 + np.linalg.norm(rows, axis=1)),

@@ -180,9 +180,17 @@ def _checked(codes, factors, bins, least=1) -> tuple[np.ndarray, np.ndarray]:
 
 def _places(codes: np.ndarray, bins: int, of: np.ndarray) -> np.ndarray:
     """The bin of each code, by quantiles of ``of``."""
-    at = np.arange(1, bins) / bins
     columns = zip(codes.T, of.T, strict=True)
-    return np.stack([np.searchsorted(np.quantile(w, at), v, "right") for v, w in columns], 1)
+    return np.stack([np.searchsorted(_edges(w, bins), v, "right") for v, w in columns], 1)
+
+
+def _edges(values: np.ndarray, bins: int) -> np.ndarray:
+    """Where bins begin, fewer than ``bins``; a value that fills a bin alone has one of its own."""
+    levels = np.unique(values)
+    edges, times = np.unique(np.quantile(values, np.arange(1, bins) / bins), return_counts=True)
+    alone = edges[(times > 1) | (edges <= levels[0])]
+    after = np.searchsorted(levels, alone, "right")
+    return np.union1d(edges[edges > levels[0]], levels[after[after < len(levels)]])
 
 
 def _boosted(places, one_hot, fit, bins, rounds) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,9 @@ import numpy as np
 
 from monojax.base.checks import check_number, check_width, is_concrete
 
+BLOCK = 4096
+"""Predictions whose gaps are added up first."""
+
 
 def aurc(scores: Any, correct: Any) -> jax.Array:
     """Area under the risk-coverage curve: the mean error over all shares that can be accepted.
@@ -84,8 +87,12 @@ def expected_calibration_error(confidence: Any, correct: Any, *, bins: int = 15)
             )
     confidence = jnp.asarray(confidence).astype(right.dtype)
     place = jnp.clip(jnp.ceil(confidence * bins) - 1, 0, bins - 1).astype(int)
-    gap = jnp.zeros(bins, right.dtype).at[place].add(confidence - right)
-    return jnp.sum(jnp.abs(gap)) / len(right)
+    # Blocks first: added up one by one, millions of float32 numbers lose their last digits.
+    fill = (0, -len(right) % BLOCK)
+    gap = jnp.pad(confidence - right, fill).reshape(-1, BLOCK)
+    place = jnp.pad(place, fill).reshape(-1, BLOCK)
+    here = lambda b: jnp.sum(jnp.sum(jnp.where(place == b, gap, 0), axis=1))
+    return jnp.sum(jnp.abs(jax.lax.map(here, jnp.arange(bins)))) / len(right)
 
 
 def _accepted(scores: Any, correct: Any) -> tuple[jax.Array, jax.Array]:
@@ -94,11 +101,12 @@ def _accepted(scores: Any, correct: Any) -> tuple[jax.Array, jax.Array]:
     if is_concrete(scores):  # ranks keep the order where float32 would make scores equal
         _, ranks = np.unique(np.asarray(scores), return_inverse=True)
         scores = jnp.asarray(ranks.reshape(-1).astype(np.int32))
-    order = jnp.argsort(-scores)
-    ranked, wrong = scores[order], (1 - right)[order]
+    order = jnp.argsort(scores)[::-1]
+    rising, wrong = scores[order][::-1], (1 - right)[order]
     total = jnp.concatenate([jnp.zeros(1, wrong.dtype), jnp.cumsum(wrong)])
-    first = jnp.searchsorted(-ranked, -ranked, side="left")
-    after = jnp.searchsorted(-ranked, -ranked, side="right")
+    # Never by -scores: what is unsigned has no negative.
+    first = len(wrong) - jnp.searchsorted(rising, rising[::-1], side="right")
+    after = len(wrong) - jnp.searchsorted(rising, rising[::-1], side="left")
     shared = (total[after] - total[first]) / (after - first)
     return shared, after == jnp.arange(1, len(wrong) + 1)
 

@@ -1,6 +1,7 @@
 """Networks of the experiments, as linen modules."""
 
 from monojax.base import registry
+from monojax.layers.strided import DoublingConv, HalvingConv
 from monojax.models.efficientnet import EfficientNetLite0, InvertedResidual
 from monojax.models.minilm import BertLayer, MiniLM, load_minilm
 from monojax.models.minilm_text import SentenceEncoder
@@ -37,5 +38,14 @@ __all__ = [
 
 # Parts of networks are no API, but they have been saved under these names.
 registry.publish(
-    __name__, BasicBlock, BertLayer, Bottleneck, Fire, InvertedResidual, ViTBlock, WideBlock
+    __name__,
+    BasicBlock,
+    BertLayer,
+    Bottleneck,
+    DoublingConv,
+    Fire,
+    HalvingConv,
+    InvertedResidual,
+    ViTBlock,
+    WideBlock,
 )

@@ -84,7 +84,8 @@ def unfamiliarity_radius(
     Args:
       alpha: lower slope bound of the features' map in the Euclidean norm, >= 0; with 0 the radii
         are infinite.
-      features: of inputs, as computed, `[n, p]`; those of training data, say.
+      features: of inputs, as computed, `[n, p]`, in the dtype in which the head gets them; those
+        of training data, say.
       centroids: e, `[c, m]`; m = p with the identity head.
       length_scale: sigma of the kernels.
       threshold: t in (0, 1]; `[]`.
@@ -121,7 +122,7 @@ def unfamiliarity_radius(
     usable = (stretch > 0) & (growth > 0)
     apart = distance / jnp.where(stretch > 0, stretch, 1)[None] + 2 * errors[:, None]
     radius = apart * slack / jnp.where(growth > 0, growth, 1) * slack
-    radius = jnp.where(usable[None], radius, jnp.inf)
+    radius = jnp.where(usable[None] & ~jnp.isnan(radius), radius, jnp.inf)
     return radius if per_class else jnp.max(radius, axis=1)
 
 
@@ -166,7 +167,8 @@ def largest_certainty(
     moved = head.most[None] * (upper * radii + 2 * errors)[:, None]
     moved = (moved + head.product[None] * (reach + head.norms)[:, None]) * slack
     left = jnp.maximum(head.distances - moved, 0) / jnp.asarray(length_scale, dtype)
-    return jnp.max(-jnp.square(left) / (2 * m) / jnp.square(slack), axis=1)
+    bound = -jnp.square(left) / (2 * m) / jnp.square(slack)
+    return jnp.max(jnp.where(jnp.isnan(bound), 0, bound), axis=1)
 
 
 def _head(features: Any, centroids: Any, length_scale: Any, weight: Any, up: bool):
@@ -174,15 +176,15 @@ def _head(features: Any, centroids: Any, length_scale: Any, weight: Any, up: boo
     check_positive(length_scale, "length_scale")
     features, centroids = check_points(features, "features"), check_points(centroids, "centroids")
     (_, p), (c, m) = features.shape, centroids.shape
-    arrays = [features, centroids] + ([] if weight is None else [jnp.asarray(weight)])
-    dtype = jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
+    # That of the head, which rounds its weights to the features' dtype.
+    dtype = jnp.promote_types(features.dtype, jnp.float32)
     eps = jnp.finfo(dtype).eps
     features, centroids = features.astype(dtype), centroids.astype(dtype)
     sign = 1 if up else -1
     outwards = 1 + sign * (m + 16) * eps
-    norms = jnp.linalg.norm(features, axis=1) * (1 + (p + 16) * eps)
+    norms = _norm(features) * (1 + (p + 16) * eps)
     # What was given may have been rounded when it became an array of this dtype.
-    given = sign * eps * jnp.linalg.norm(centroids, axis=1)[None]
+    given = sign * eps * _norm(centroids)[None]
     if weight is None:
         if p != m:
             raise ValueError(
@@ -191,21 +193,27 @@ def _head(features: Any, centroids: Any, length_scale: Any, weight: Any, up: boo
             )
         one, zero = jnp.ones(c, dtype), jnp.zeros(c, dtype)
         gaps = features[:, None, :] - centroids[None]
-        distances = jnp.linalg.norm(gaps, axis=-1) * outwards + given + sign * eps * norms[:, None]
+        distances = _norm(gaps) * outwards + given + sign * eps * norms[:, None]
         return _Head(distances, one, one, zero, norms, eps), m, dtype
-    weight = arrays[2].astype(dtype)
+    weight = jnp.asarray(weight).astype(dtype)
     if weight.shape != (c, m, p):
         raise ValueError(f"weight must have shape [c, m, p] = {(c, m, p)}, got {weight.shape}.")
     with jax.default_matmul_precision("highest"):
         embedded = jnp.einsum("np,cmp->ncm", features, weight)
-    distances = jnp.linalg.norm(embedded - centroids[None], axis=-1) * outwards + given
+    distances = _norm(embedded - centroids[None]) * outwards + given
     values = jnp.linalg.svd(weight, compute_uv=False)
     # A computed singular value is off by a small multiple of the largest one's last place.
     lost = 16 * max(m, p) * eps * values[:, 0]
     least = jnp.maximum(values[:, -1] - lost, 0) if m >= p else jnp.zeros(c, dtype)
-    whole = jnp.sqrt(jnp.sum(jnp.square(weight), axis=(1, 2)))
+    whole = _norm(weight.reshape(c, m * p))
     product = (p + 2) * eps * whole * (1 + (m * p + 16) * eps)
     return _Head(distances, least, values[:, 0] + lost, product, norms, eps), m, dtype
+
+
+def _norm(x: jax.Array) -> jax.Array:
+    """Lengths along the last axis; squares neither under- nor overflow."""
+    size = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
+    return size[..., 0] * jnp.linalg.norm(x / jnp.where(size > 0, size, 1), axis=-1)
 
 
 def _errors(error: Any, rows: int, dtype: Any, name: str = "error") -> jax.Array:

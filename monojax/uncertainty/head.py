@@ -210,7 +210,10 @@ class DUQ(nn.Module):
         dtype = total.value.dtype
         own = jax.nn.one_hot(labels, self.num_classes, dtype=dtype)
         if weights is not None:
-            own = own * jnp.asarray(weights, dtype)[:, None]
+            weights = jnp.asarray(weights, dtype)
+            if weights.shape != labels.shape:
+                raise ValueError(f"weights must have shape {labels.shape}, got {weights.shape}.")
+            own = own * weights[:, None]
         embedded = jax.lax.stop_gradient(embedded).astype(dtype)
         embedded = jnp.broadcast_to(embedded, (*own.shape, embedded.shape[-1]))
         number = own.sum(axis=0)

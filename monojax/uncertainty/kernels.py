@@ -69,6 +69,11 @@ def kernel_loss(log_k: jax.Array, labels: Any, *, weights: Any = None) -> jax.Ar
     if log_k.ndim != 2 or log_k.shape[0] == 0:
         raise ValueError(f"log_k must have shape [n, c] with n >= 1, got {log_k.shape}.")
     labels = check_labels(labels, *log_k.shape)
+    if weights is not None:
+        weights = jnp.asarray(weights, log_k.dtype)
+        if weights.shape != log_k.shape[:1]:
+            raise ValueError(f"weights must have shape {log_k.shape[:1]}, got {weights.shape}.")
+        log_k = jnp.where(weights[:, None] > 0, log_k, -1)  # what fills a batch may be NaN
     # At s = 0 the logarithm is infinite: the wrong centroid itself costs what a gap of eps does.
     s = jnp.maximum(-log_k, jnp.finfo(log_k.dtype).eps)
     other = -jnp.log(-jnp.expm1(-s))
@@ -76,7 +81,4 @@ def kernel_loss(log_k: jax.Array, labels: Any, *, weights: Any = None) -> jax.Ar
     each = jnp.mean(jnp.where(own, -log_k, other), axis=1)
     if weights is None:
         return jnp.mean(each)
-    weights = jnp.asarray(weights, each.dtype)
-    if weights.shape != each.shape:
-        raise ValueError(f"weights must have shape {each.shape}, got {weights.shape}.")
     return jnp.sum(each * weights) / jnp.maximum(jnp.sum(weights), jnp.finfo(each.dtype).tiny)

@@ -56,7 +56,8 @@ def negative_entropy(logits: Any) -> jax.Array:
     """
     log_p = jax.nn.log_softmax(_logits(logits), axis=-1)
     p = jnp.exp(log_p)
-    return jnp.sum(jnp.where(p > 0, p * jnp.where(p > 0, log_p, 0), 0), axis=-1)
+    gone = p == 0  # not where it is NaN, which is passed on
+    return jnp.sum(jnp.where(gone, 0, p * jnp.where(gone, 0, log_p)), axis=-1)
 
 
 def threshold(familiar_scores: Any, coverage: float) -> float:
@@ -86,8 +87,8 @@ def threshold(familiar_scores: Any, coverage: float) -> float:
     if np.isnan(scores.astype(float)).any():
         raise ValueError("familiar_scores has NaN; drop or replace them first.")
     check_coverage(coverage)
-    # A hair less, so that 0.95 * 20 is 19 whatever the product rounds to.
-    k = max(1, math.ceil(float(coverage) * len(scores) * (1 - 1e-12)))
+    # A hair less, so that 0.95 * 20 is 19 whatever the product, or a float32, rounds to.
+    k = max(1, math.ceil(float(coverage) * len(scores) * (1 - 1e-7)))
     return float(np.sort(scores)[len(scores) - k])
 
 

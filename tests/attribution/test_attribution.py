@@ -100,6 +100,7 @@ def test_split_lrp_with_full_recentring_is_z_plus_and_says_so(x64, layer):
     np.testing.assert_allclose(ours / ours.sum(), zplus / zplus.sum(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_split_lrp_conserves_g_without_biases(x64):
     """sum(R+ + R-) = g at every layer, here with R- split off by its sign of value."""
     fn, x = plain64(False)

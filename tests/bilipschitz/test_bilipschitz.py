@@ -134,6 +134,7 @@ def test_trained_constants():
         make(alpha=0.0, train_alpha=True)
 
 
+@pytest.mark.slow
 def test_relu_needs_the_unrolled_rule():
     with pytest.raises(ValueError, match="kinks"):
         make(activation="relu")

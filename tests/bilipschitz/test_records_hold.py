@@ -154,6 +154,7 @@ def test_constants_of_dead_units_have_gradients(dead):
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(jax.jit(jax.grad(loss))(params)))
 
 
+@pytest.mark.slow
 def test_constants_of_unbounded_slopes_are_not_nan():
     """Item 32: squared_relu has no Lipschitz constant beyond one layer, and no NaN."""
     for name in ("squared_relu", "relu"):

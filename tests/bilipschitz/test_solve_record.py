@@ -57,6 +57,7 @@ def test_count_equals_the_diagnostics(counted):
     assert NET.apply(VARIABLES, X).shape == X.shape  # without mutable: the output alone
 
 
+@pytest.mark.slow
 def test_nan_counts_and_shows(counted):
     count, _, _, info = counted(X)
     solved = int(np.flatnonzero(info.converged)[0])

@@ -145,6 +145,7 @@ def test_one_hot_groups_are_corners():
         certify_monotone(fn, *box, onehot=[()])
 
 
+@pytest.mark.slow
 def test_groups_keep_to_the_budget():
     """A group of 10 does not fit into 3 boxes; one of 300 is more than a chunk."""
     for size, budget, status in ((10, 3, "unknown"), (300, 400, "proved")):

@@ -38,6 +38,7 @@ def test_widening_keeps_rounding_from_certifying_a_falsehood(fn, bound):
     assert box.hi[0] - box.lo[0] < 1e-4
 
 
+@pytest.mark.slow
 def test_constants_of_the_surrogate_are_enclosed():
     """Of the values that do not vary in the box, the backward bound sums up the rounding too."""
     t = [1, 1.5 * 2.0**-53, -1, -1.75 * 2.0**-53]

@@ -159,3 +159,15 @@ def test_wrong_inputs_are_named(fitted):
         fitted.certainty(np.full((1, 2), 1e300))
     with pytest.raises(ValueError, match="NaN"):
         fitted.certainty(np.full((1, 2), np.nan))
+
+
+@pytest.mark.slow
+def test_options_that_are_set_after_fit_change_nothing():
+    x, y = make_moons(60, noise=0.1, random_state=0)
+    model = DUQClassifier(head="identity", **SMALL).fit(x, y)
+    before = model.predict_proba(x), model.unfamiliarity_radius(x, 0.5)
+    model.set_params(length_scale=0.01, alpha=3.0, extractor="mlp")
+    np.testing.assert_array_equal(model.predict_proba(x), before[0])
+    np.testing.assert_array_equal(model.unfamiliarity_radius(x, 0.5), before[1])
+    far = model.predict_proba(1e18 * np.ones((1, 2)))  # all kernels are 0 there
+    np.testing.assert_allclose(far.sum(axis=1), 1)

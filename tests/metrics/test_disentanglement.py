@@ -78,3 +78,17 @@ def test_wrong_arguments_are_named():
             call(np.full_like(UNIT, np.nan), FACTORS)
     with pytest.raises(ValueError, match="at least 2 codes"):
         mig(UNIT[:, :1], FACTORS)
+
+
+def test_sparse_codes_in_either_direction():
+    """A code that is one value nearly everywhere has a bin for it, whichever end it is."""
+    codes = np.zeros((1000, 2))
+    codes[::25, 0] = 1
+    codes[1::40, 1] = 1
+    factors = codes.astype(int)
+    for sign in (1, -1):
+        assert mig(sign * codes, factors) > 0.98
+        assert dci(sign * codes, factors)[:3] == pytest.approx((1, 1, 1), abs=1e-9)
+    middle = np.repeat([0.0, 1.0, 2.0], [15, 970, 15])
+    twice = np.stack([middle, np.random.default_rng(0).normal(size=1000)], 1)
+    assert mig(twice, np.stack([middle.astype(int)] * 2, 1)) > 0.5

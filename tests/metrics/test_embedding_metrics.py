@@ -255,8 +255,8 @@ def test_bad_input_is_named():
         r"gallery_labels must be one integer per row": lambda: metrics.recall_at_k(
             z, labels, z, labels.astype(float), 1
         ),
-        r"query has NaN or infinite values \(1 of 4": lambda: metrics.nearest(bad, z, 1),
-        r"gallery has NaN or infinite values \(1 of 4": lambda: metrics.nearest(z, bad, 1),
+        r"query has NaN or infinite values in 1 of the 4": lambda: metrics.nearest(bad, z, 1),
+        r"gallery has NaN or infinite values in 1 of the 4": lambda: metrics.nearest(z, bad, 1),
         r"z has NaN": lambda: metrics.effective_dimension(bad),
         r"query has 4 dimensions and gallery 3": lambda: metrics.nearest(z, z[:, :3], 1),
         r"similarity must be one of 'dot', 'cosine', 'euclidean', got 'l1'": lambda: (

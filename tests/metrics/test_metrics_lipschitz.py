@@ -44,6 +44,7 @@ def test_all_pairs_by_hand():
     np.testing.assert_allclose(local_gains(square, points), [[0, 2, 6]] * 2, rtol=RTOL)
 
 
+@pytest.mark.slow
 def test_pairs_count_beside_jacobians():
     """A step between points of slope 0 shows in the pairs only."""
     points = jnp.array([[-1.0], [1.0]])
@@ -90,6 +91,7 @@ def test_equal_points_are_left_out():
     np.testing.assert_allclose(adjacent_differences(lambda x: 5 * x, twice), (5, 5), rtol=RTOL)
 
 
+@pytest.mark.slow
 def test_nan_is_passed_on():
     points = jnp.array([[-1.0], [1.0], [2.0]])
     assert jnp.isnan(empirical_lipschitz(jnp.sqrt, points)[1])

@@ -115,3 +115,16 @@ def test_each_has_a_bootstrap_interval():
 def test_bad_input_is_named(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def test_unsigned_and_least_scores_under_jit():
+    correct = np.array([0, 1, 1, 1])
+    for scores in (np.array([0, 1, 2, 3], np.uint8), np.array([-(2**31), 1, 2, 3], np.int32)):
+        assert float(jax.jit(aurc)(scores, correct)) == float(aurc(scores, correct)) == 0.0625
+        assert float(jax.jit(coverage_at_risk)(scores, correct)) == 0.75
+
+
+def test_calibration_of_millions():
+    n = 2_000_000
+    found = expected_calibration_error(np.full(n, 0.9, np.float32), np.ones(n, bool))
+    assert float(found) == pytest.approx(0.1, abs=1e-5)

@@ -305,6 +305,7 @@ def test_vit_hides_patches_and_refuses_bad_options(x64):
         ViT(pool="mean")
 
 
+@pytest.mark.slow
 def test_linen_attention_with_a_mask_and_dropout_off(x64):
     """The usual module, masked: hidden tokens have no share in the frozen split either."""
     module = nn.MultiHeadDotProductAttention(2, dropout_rate=0.1, deterministic=True)

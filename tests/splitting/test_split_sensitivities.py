@@ -140,6 +140,7 @@ def test_the_recursion_by_hand(x64, shift_at, power):
     np.testing.assert_allclose(one.g_n, -d + s / 2, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_batch_norm_folding_changes_nothing(x64):
     rng = np.random.default_rng(0)
     kernel, scale, shift = rng.normal(size=(3, 3, 2, 4)), rng.normal(size=4), rng.normal(size=4)

@@ -330,6 +330,7 @@ def test_a_run_leaves_one_page_that_needs_nothing(done):
     assert table[1][1] == "certified (construction)"
 
 
+@pytest.mark.slow
 def test_the_same_command_computes_nothing_again_and_another_file_is_refused(done, capsys):
     place, argv = done
     before = (place / "run" / "report.html").read_bytes()

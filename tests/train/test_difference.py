@@ -84,6 +84,7 @@ def test_second_input(kind):
     assert rounded.dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_inverted_monotone_network_is_monotone(x64):
     """f(x) = g(x) - h(1 - x) is non-decreasing in every input."""
     net, params = make("monotone", inverted=True)
@@ -105,6 +106,7 @@ def test_bad_arguments_are_named():
         ConvexMLP(()).init(KEY, x)
 
 
+@pytest.mark.slow
 def test_violations_finds_what_breaks():
     """0 for the guarantee; most pairs once the kinds are exchanged (a convex stream decreases)."""
     images = np.random.default_rng(0).random((50, 4), np.float32)

@@ -13,6 +13,7 @@ from train.generation.data import grid_places, number, pair_factors
 from train.generation.measures import best_cut, hue_of, hue_order, patch_of, value_order
 
 
+@pytest.mark.slow
 def test_pairs_differ_in_the_named_factor_only():
     for values in ("grid", "continuous"):
         draw = jax.jit(pair_factors, static_argnums=(1, 2))

@@ -226,6 +226,7 @@ def test_table_3_stands_beside_the_published_one():
     ]
 
 
+@pytest.mark.slow
 def test_too_much_activation_is_as_strange_as_too_little():
     """Densities of totals see what shares do not: three times the activation, or a third."""
     rng = np.random.default_rng(0)

@@ -247,3 +247,33 @@ H, E = np.ones((3, 2)), np.zeros((2, 2))
 def test_bad_input_is_named(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def test_float32_features_beside_a_float64_kernel(x64):
+    """The head rounds its kernel to the features' dtype; so does the certificate."""
+    rng = np.random.default_rng(0)
+    h = jnp.asarray(1e6 * rng.normal(size=(1, 8)), jnp.float32)
+    weight = 8**-0.5 * rng.normal(size=(1, 8, 8))
+    e = jnp.asarray(weight[0] @ np.asarray(h[0], float))[None]
+    r = float(unfamiliarity_radius(1.0, h, e, 0.3, 0.5, weight=weight)[0])
+    steps = np.linspace(-3, 3, 20001)[:, None]
+    along = np.linalg.svd(weight[0])[2][-1]
+    x = (np.asarray(h, float) + steps * r * along).astype(np.float32)
+    kernel = jnp.asarray(weight, jnp.float32)
+    found = certainties(x, jnp.asarray(e, jnp.float32), 0.3, kernel)
+    outside = np.linalg.norm(x.astype(float) - np.asarray(h, float), axis=1) > r
+    assert outside.any() and not (outside & (found >= 0.5)).any()
+
+
+@pytest.mark.parametrize("scale", [1e-21, 1e20])
+def test_lengths_whose_squares_leave_the_range_of_float32(scale):
+    h, e = scale * jnp.array([[3.0, 0.0]]), jnp.zeros((1, 2))
+    r = unfamiliarity_radius(1.0, h, e, scale, np.exp(-0.5))
+    np.testing.assert_allclose(r / scale, 3 + np.sqrt(2), rtol=1e-4)
+    bound = largest_certainty(1.0, h, e, scale, scale)
+    np.testing.assert_allclose(bound, -1.0, rtol=1e-3)  # -(3 - 1)^2 / (2 * 2)
+
+
+def test_where_nothing_is_known_nothing_is_promised():
+    h, e = jnp.array([[jnp.nan, 0.0]]), jnp.zeros((1, 2))
+    assert np.isinf(radii(1.0, h, e, 1.0, 0.5)) and np.asarray(largest(1.0, h, e, 1.0, 0.0)) == 0

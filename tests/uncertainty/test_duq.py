@@ -199,3 +199,21 @@ def test_the_head_is_saved_as_a_folder(variables, tmp_path):
 def test_bad_input_is_named(variables, call, match):
     with pytest.raises(ValueError, match=match):
         call(variables)
+
+
+def test_narrow_labels_name_one_class_under_jit():
+    log_k = -jnp.ones((1, 300))
+    label = np.array([5], np.uint8)
+    assert float(jax.jit(kernel_loss)(log_k, label)) == pytest.approx(
+        float(kernel_loss(log_k, label)), rel=1e-6
+    )
+
+
+def test_rows_that_fill_a_batch_may_be_anything(variables):
+    log_k = jnp.array([[-1.0, -2.0], [jnp.nan, -jnp.inf]])
+    weights = np.array([1.0, 0.0])
+    loss = lambda k: kernel_loss(k, np.array([0, 1]), weights=weights)
+    value, slope = jax.value_and_grad(loss)(log_k)
+    assert value == kernel_loss(log_k[:1], np.array([0])) and np.isfinite(slope).all()
+    with pytest.raises(ValueError, match="weights must have shape"):
+        update(HEAD, variables, H, Y, weights=np.ones(1))

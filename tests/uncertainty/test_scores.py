@@ -167,3 +167,14 @@ def test_members_are_trained_apart():
 def test_bad_input_is_named(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def test_what_is_not_finite_is_passed_on():
+    """A diverged network must not look familiar."""
+    bad = jnp.array([[jnp.nan, 1.0, 2.0], [jnp.inf, 0.0, 0.0], [-jnp.inf] * 3])
+    assert np.isnan(negative_entropy(bad)).all() and np.isnan(max_softmax(bad)).all()
+    assert negative_entropy(jnp.array([[0.0, -jnp.inf]])) == 0
+
+
+def test_a_threshold_of_a_float32_coverage():
+    assert threshold(np.arange(5.0), np.float32(0.6)) == 2.0
