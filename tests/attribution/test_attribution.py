@@ -55,6 +55,7 @@ def test_one_signature_jitted_and_batched(x64, name):
     np.testing.assert_allclose(scaled, one, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_gradient_and_split_grad_at_one_half(x64):
     fn, x = net64()
     want = jax.jit(jax.grad(lambda x: fn(x)[1]))(x)

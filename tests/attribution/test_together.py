@@ -35,6 +35,7 @@ def found():
     return attribution.explain(FN, X)
 
 
+@pytest.mark.slow
 def test_maps_are_those_of_the_methods(found):
     logits = np.asarray(FN(X))
     assert found.target == logits.argmax() and not found.left_out

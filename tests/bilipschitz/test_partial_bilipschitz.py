@@ -28,6 +28,7 @@ def make_partial(*args, **kwargs):
     return net, drawn(net, c, y), c, y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("core", ["picnn", pytest.param("pairwise", marks=SLOW)])
 def test_partial_slopes_context_and_inverse(x64, core):
     """Per context: symmetric Jacobian in [alpha, alpha + beta], inverse, record."""

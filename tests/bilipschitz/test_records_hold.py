@@ -29,6 +29,7 @@ from monojax.layers import ICNN
 RNG = np.random.default_rng(5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "dim, widths, beta",
     [

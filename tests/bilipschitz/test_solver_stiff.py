@@ -79,6 +79,7 @@ def test_start_is_the_newton_step_from_zero(x64):
     np.testing.assert_array_equal(G.newton_start(draw(400)[0], wide), wide / params["curvature"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "dim, scale",
     [(10, 1.0)] + [pytest.param(dim, 3.0, marks=pytest.mark.slow) for dim in (2, 40)],

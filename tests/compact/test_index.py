@@ -164,6 +164,7 @@ assert "faiss" not in sys.modules
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [pytest.param("float32", marks=pytest.mark.slow), "int8"])
 def test_round_trip_in_fresh_processes(tmp_path, kind):
     """What one process changed and saved, another opens from disk and builds at once."""

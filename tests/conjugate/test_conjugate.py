@@ -264,6 +264,7 @@ def test_step_limit_is_flagged():
     assert solve_report(got).unsolved == 1 and not solve_report(got).ok
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["newton", "lbfgs"])
 def test_unbounded_problem_is_flagged(method):
     """Outside the simplex the supremum is infinite; beyond a linear function it always is."""

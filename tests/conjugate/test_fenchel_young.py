@@ -53,6 +53,7 @@ def test_zero_at_the_maximiser_and_bounds_the_squared_error(x64):
     assert bool((loss(x, targets) >= bound - 1e-12).all())
 
 
+@pytest.mark.slow
 def test_gradients_are_the_envelope_s(x64):
     """In x: argmax - y. In y: grad G(y) - x. In the parameters: a central difference."""
     params = {"w": points(2, 5, DIM, dtype=jnp.float64)}

@@ -335,6 +335,7 @@ def classified():
     )
 
 
+@pytest.mark.slow
 def test_two_classes(classified):
     x, y = table(seed=1)
     proba = classified.predict_proba(x)

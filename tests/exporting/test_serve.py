@@ -53,6 +53,7 @@ def ask(port, path, body=None, headers=None):
     return found
 
 
+@pytest.mark.slow
 def test_predicts_and_explains(served):
     port, variables = served
     status, told = ask(port, "/")

@@ -111,6 +111,7 @@ def test_structured_hessian_is_exact(activation, activate_output):
 WIDE, ONE, DEEP = ((64, 64), 2), ((16,), 5), ((10,) * 10, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape, activation, output",
     [

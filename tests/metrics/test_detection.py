@@ -49,6 +49,7 @@ def test_agrees_with_scikit_learn(levels, shift):
     assert got == pytest.approx(want, abs=1e-5)  # the grid's spacing, with a factor 2
 
 
+@pytest.mark.slow
 def test_extremes_and_ties():
     low, high = np.zeros(4), np.ones(7)
     for jit in (False, True):

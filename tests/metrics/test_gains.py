@@ -120,6 +120,7 @@ def test_a_value_that_is_not_finite_is_not_a_small_gain(name):
     np.testing.assert_array_equal(np.isnan(high), points[:, 0] <= 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["where", *(pytest.param(n, marks=pytest.mark.slow) for n in ("infinite", "log"))]
 )

@@ -38,6 +38,7 @@ def test_rate_counts_strict_violations_once_per_point(batch_size):
         assert float(got) == pytest.approx(want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [6, 100])
 def test_report_per_input(batch_size):
     report = mj.metrics.monotonicity_report(wave, X, (1, -1), batch_size=batch_size)
@@ -111,6 +112,7 @@ class Normalised(nn.Module):
         return x.sum(axis=-1)
 
 
+@pytest.mark.slow
 def test_a_network_in_train_mode_is_given_away():
     """Batch normalisation over one example: no slopes at all, and a violation rate of 0."""
     net, points = Normalised(), 1 + jax.random.uniform(jax.random.key(0), (30, 3))

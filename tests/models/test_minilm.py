@@ -81,6 +81,7 @@ def by_hand(tensors, ids, mask, heads):
     return (x * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_forward_against_numpy_and_conversion_in_both_directions():
     module, variables = small()
     published = export(variables, minilm_table(2))

@@ -56,6 +56,7 @@ def test_extra_convolution_gives_15000_maps_for_1000_classes():
     assert shapes["params"]["fc"]["kernel"].shape == (15_000, 1000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model, size, maps",
     [

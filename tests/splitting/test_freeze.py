@@ -74,6 +74,7 @@ def test_toy_transformer_identity(x64, recentre, pool):
     assert pair.kind == "local"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "activation, freeze",
     [

@@ -50,6 +50,7 @@ def test_convex_streams(weight_map, x64):
     assert (at_b - at_a)[..., 0].min() < 0  # not monotone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight_map", ["square", "exp"])
 def test_monotone_streams(weight_map, x64):
     net, params = make("monotone", weight_map=weight_map)

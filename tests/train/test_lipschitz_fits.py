@@ -56,6 +56,7 @@ def test_sizes_are_the_published_ones(name):
     assert lipschitz_models.count(lipschitz_models.build(name, get_config())) == SIZES[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", lipschitz_models.BASELINES)
 def test_baselines_keep_their_constant(name):
     """Slopes at 501 points for two constants, with weights far from their start."""

@@ -142,6 +142,7 @@ class Bar:
         self.count += units
 
 
+@pytest.mark.slow
 def test_quick_run_writes_figures_and_a_table_that_agrees_with_the_formulas(tmp_path):
     config, bar = get_config("quick"), Bar()
     norms = run(config, tmp_path, bar)

@@ -384,6 +384,7 @@ def test_bookkeeping_changed_on_disk_is_noticed(tmp_path):
         assert go(tmp_path / "run").resumed_from == 5
 
 
+@pytest.mark.slow
 def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
     """A finite loss with a NaN gradient: the state of that step must not become the latest."""
 

@@ -90,6 +90,7 @@ def test_a_changed_byte_of_the_description_is_noticed(folder, tmp_path):
         assert same or loads_or_says_why(tmp_path / "m") is not None, bad[place - 9 : place + 9]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signed", [True, False])
 def test_changed_records(folder, tmp_path, signed):
     record, rng = json.loads((folder / "model.json").read_text()), random.Random(1)
