@@ -119,18 +119,14 @@ def same_inputs(workdir: Path, files: Mapping[str, Any]) -> str:
     Raises:
       WorkdirError: if a file has changed since, was added or is gone.
     """
-    found = {}
-    for name, path in files.items():
-        data = Path(path).read_bytes() if path else b""
-        found[name] = hashlib.sha256(data).hexdigest()
+    found = {name: _digest(path) for name, path in files.items()}
     note = workdir / NOTE
     if note.exists():
         stored = json.loads(note.read_text())
         for name in (*found, *(n for n in stored if n not in found)):
             if stored.get(name) != found.get(name):
-                what = (
-                    "has changed" if {name} <= {*stored} & {*found} else "was added or taken away"
-                )
+                both = name in stored and name in found
+                what = "has changed" if both else "was added or taken away"
                 raise WorkdirError(
                     f"{files.get(name) or name} {what} since {workdir} was made; give another "
                     "--workdir."
@@ -138,3 +134,10 @@ def same_inputs(workdir: Path, files: Mapping[str, Any]) -> str:
     else:
         write_atomically(note, json.dumps(found, indent=1) + "\n")
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(path: Any) -> str:
+    if not path:
+        return hashlib.sha256(b"").hexdigest()
+    with Path(path).expanduser().open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,5 +1,6 @@
 """Checks at public boundaries: what was found, what was expected, what to do."""
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -160,6 +161,19 @@ def _output_of_one(fn: Callable[[jax.Array], jax.Array], points: jax.Array) -> A
             "it must map ONE example, without a batch axis: write x[0] for x[:, 0], or give "
             "lambda x: fn(x[None])[0]."
         ) from error
+
+
+def count_of_share(share: Any, total: int) -> int:
+    """The least whole number that is at least a share of ``total``, and at least 1.
+
+    Args:
+      share: in (0, 1], concrete.
+      total: whole.
+
+    Returns:
+      The number; 19 for 0.95 of 20, whatever the product, or a float32 share, rounds to.
+    """
+    return max(1, math.ceil(float(share) * total * (1 - 1e-7)))
 
 
 def check_labels(labels: Any, num: int, num_outputs: int) -> jax.Array:

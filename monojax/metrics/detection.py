@@ -85,8 +85,10 @@ def check_scores(normal: Any, unfamiliar: Any) -> tuple[jax.Array, jax.Array]:
         ranks = ranks.reshape(-1).astype(np.int32)
         return jnp.asarray(ranks[: len(first)]), jnp.asarray(ranks[len(first) :])
     dtype = jnp.result_type(*both)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        dtype = jnp.result_type(float)
+    if jnp.issubdtype(dtype, jnp.floating):
+        dtype = jnp.promote_types(dtype, jnp.float32)
+    elif dtype == jnp.bool_:
+        dtype = jnp.int32  # type: ignore[assignment]
     return both[0].astype(dtype), both[1].astype(dtype)
 
 

@@ -1,12 +1,11 @@
 """Precision and false acceptance of a detector of unfamiliar inputs; higher scores mean normal."""
 
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from monojax.base.checks import check_number, known, one_of
+from monojax.base.checks import check_number, count_of_share, known, one_of
 from monojax.metrics.detection import check_scores
 
 
@@ -30,10 +29,13 @@ def auprc(normal: Any, unfamiliar: Any, *, positive: str = "normal") -> jax.Arra
     """
     one_of(positive, ("normal", "unfamiliar"), "positive")
     normal, unfamiliar = check_scores(normal, unfamiliar)
-    found, other = (normal, unfamiliar) if positive == "normal" else (-unfamiliar, -normal)
-    ours, theirs = jnp.sort(found), jnp.sort(other)
-    true = len(ours) - jnp.searchsorted(ours, found, side="left")
-    false = len(theirs) - jnp.searchsorted(theirs, found, side="left")
+    if positive == "normal":  # found from the highest score down
+        found, other = normal, unfamiliar
+        count = lambda sorted_: len(sorted_) - jnp.searchsorted(sorted_, found, side="left")
+    else:  # from the lowest up; never by the negative, which what is unsigned has not
+        found, other = unfamiliar, normal
+        count = lambda sorted_: jnp.searchsorted(sorted_, found, side="right")
+    true, false = count(jnp.sort(found)), count(jnp.sort(other))
     return jnp.mean(true / (true + false))
 
 
@@ -57,7 +59,5 @@ def fpr_at_tpr(normal: Any, unfamiliar: Any, *, tpr: float = 0.95) -> jax.Array:
     if share is None:
         raise ValueError("tpr must be known when the program is traced; give a Python number.")
     normal, unfamiliar = check_scores(normal, unfamiliar)
-    # A hair less, so that 0.95 * 20 is 19 whatever the product rounds to.
-    k = max(1, math.ceil(float(share) * len(normal) * (1 - 1e-12)))
-    cut = jnp.sort(normal)[len(normal) - k]
+    cut = jnp.sort(normal)[len(normal) - count_of_share(share, len(normal))]
     return jnp.mean(unfamiliar >= cut)

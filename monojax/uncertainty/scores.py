@@ -1,13 +1,12 @@
 """Scores of logits, higher for inputs that look familiar, and a threshold on any score."""
 
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from monojax.base.checks import check_positive
+from monojax.base.checks import check_positive, count_of_share
 
 
 def max_softmax(logits: Any) -> jax.Array:
@@ -87,9 +86,7 @@ def threshold(familiar_scores: Any, coverage: float) -> float:
     if np.isnan(scores.astype(float)).any():
         raise ValueError("familiar_scores has NaN; drop or replace them first.")
     check_coverage(coverage)
-    # A hair less, so that 0.95 * 20 is 19 whatever the product, or a float32, rounds to.
-    k = max(1, math.ceil(float(coverage) * len(scores) * (1 - 1e-7)))
-    return float(np.sort(scores)[len(scores) - k])
+    return float(np.sort(scores)[len(scores) - count_of_share(coverage, len(scores))])
 
 
 def check_coverage(coverage: Any) -> None:

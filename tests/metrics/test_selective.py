@@ -1,5 +1,7 @@
 """Precision, false acceptance, risk and calibration: by hand, by counting, by scikit-learn."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from monojax.metrics import (
     auprc,
     aurc,
+    auroc,
     bootstrap,
     coverage_at_risk,
     expected_calibration_error,
@@ -128,3 +131,16 @@ def test_calibration_of_millions():
     n = 2_000_000
     found = expected_calibration_error(np.full(n, 0.9, np.float32), np.ones(n, bool))
     assert float(found) == pytest.approx(0.1, abs=1e-5)
+
+
+def test_detectors_of_unsigned_and_large_integers_under_jit():
+    normal, strange = np.array([3, 2, 5], np.uint8), np.array([0, 1, 4], np.uint8)
+    both = functools.partial(auprc, positive="unfamiliar")
+    assert float(jax.jit(both)(normal, strange)) == float(both(normal, strange)) > 0.8
+    near = np.array([2**24 + 1]), np.array([2**24])  # float32 holds them as one number
+    assert float(jax.jit(auroc)(*near)) == float(auroc(*near)) == 1.0
+    assert float(jax.jit(auroc)(np.array([3000.0], np.float16), np.array([2999]))) == 1.0
+
+
+def test_a_float32_share_of_the_normal_ones():
+    assert float(fpr_at_tpr(np.arange(5.0), [1.5], tpr=np.float32(0.6))) == 0.0

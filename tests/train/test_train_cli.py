@@ -10,8 +10,10 @@ import ml_collections
 import numpy as np
 import pytest
 
+from monojax.training.workdir import WorkdirError
 from train.__main__ import CONFIGS, main
 from train.arguments import UsageError, parse
+from train.checks import same_inputs
 from train.penalties import experiment as penalties
 from train.penalties import report
 
@@ -298,3 +300,19 @@ def test_paper_tables_carry_the_published_numbers(tmp_path, capsys):
     assert rows[0] == "penalty on,rho random % 20/100,rho test % 20/100"
     assert rows[1] == "no penalty,60.00 ± 13.86 (99.9),60.00 ± 13.86 (99.99)"
     assert "0.6000 ± 0.1386 (0.114)" in (tmp_path / "table1.md").read_text()
+
+
+def test_a_work_directory_belongs_to_its_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "a.npy"
+    file.write_bytes(b"one")
+    given = {"embeddings": "~/a.npy", "labels": ""}  # paths of a person, as they are typed
+    digest = same_inputs(tmp_path, given)
+    assert same_inputs(tmp_path, given) == digest
+    with pytest.raises(WorkdirError, match="was added or taken away"):
+        same_inputs(tmp_path, given | {"b": file})
+    with pytest.raises(WorkdirError, match="labels was added or taken away"):
+        same_inputs(tmp_path, {"embeddings": file})
+    file.write_bytes(b"two")
+    with pytest.raises(WorkdirError, match=r"a\.npy has changed since"):
+        same_inputs(tmp_path, given)

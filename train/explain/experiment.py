@@ -30,7 +30,7 @@ from train.explain.judge import (
     shown,
     signed,
 )
-from train.explain.networks import DATA, NETWORKS, Images, images, network, targets
+from train.explain.networks import DATA, NETWORKS, Images, Network, images, network, targets
 from train.explain.summary import Summary
 from train.explain.tables import SCREENED, studies
 
@@ -94,24 +94,16 @@ def run(config: Any, workdir: Path, bar: Any) -> None:
     cells = Cells(workdir, config.reuse)
     results: list[dict[str, Any]] = []
     chosen: dict[str, dict[str, Setting]] = {}
-    swept = False
-    summary, judges = Summary(), {}  # type: tuple[Summary, dict[Any, Judge]]
+    swept, summary = False, Summary()
+    judges: dict[Any, Judge] = {}
     for study in studies(config):
-        if study.network in scenes.NETWORKS:
-            net, right = scenes.network(config.scenes, study.network, workdir, bar)
-            print(f"{net.title}: {right:.1%} of new scenes right", flush=True)
-        else:
-            net = network(study.network, config.weights.get(study.network, ""))
+        net, data = _prepared(config, study, workdir, bar)
         steps = study.pixel_steps, study.pixels_in_step, study.patches_in_step
+        # Networks of one kind differ in their weights alone, and share what was compiled.
         kind = study.network.partition("_scenes_")[0], steps
-        if kind in judges and study.network in scenes.NETWORKS:
-            judge = judges[kind].of(net)
-        else:
-            judge = judges[kind] = Judge(net, *steps, config.batch_size, config.screen_steps)
-        if study.data == scenes.DATA:
-            data = scenes.images(config.validation + study.images)
-        else:
-            data = images(study.data, config.imagenet_s)
+        if kind not in judges:
+            judges[kind] = Judge(net, *steps, config.batch_size, config.screen_steps)
+        judge = judges[kind].of(net)
         if study.network not in chosen:
             if data.masks is None:
                 raise ValueError(
@@ -135,6 +127,16 @@ def run(config: Any, workdir: Path, bar: Any) -> None:
         elif not swept and data.masks is not None:
             sweep(config, study, judge, data, chosen[study.network], cells, workdir, bar)
             swept = True
+
+
+def _prepared(config: Any, study: Any, workdir: Path, bar: Any) -> tuple[Network, Images]:
+    """A study's network and images: given ones, or trained here on rendered scenes."""
+    if study.network not in scenes.NETWORKS:
+        net = network(study.network, config.weights.get(study.network, ""))
+        return net, images(study.data, config.imagenet_s)
+    net, right = scenes.network(config.scenes, study.network, workdir, bar)
+    print(f"{net.title}: {right:.1%} of new scenes right", flush=True)
+    return net, scenes.images(config.validation + study.images)
 
 
 def parts(config: Any, data: Images) -> tuple[list[int], list[int]]:
