@@ -240,8 +240,11 @@ def _curves(results: Any, path: Path) -> None:
                     for part in (values, scores["test"])
                 ]
                 right.plot(*accepted, label=name)
-        left.set_title(f"{row[0]}, {row[1]}: log-certainty", fontsize=8)
-        right.set_title("share accepted: unfamiliar, Fashion-MNIST", fontsize=8)
+        left.set_title(f"{row[0]}, {row[1]}", fontsize=8)
+        left.set_xlabel("logarithm of the certainty", fontsize=8)
+        left.set_ylabel("density", fontsize=8)
+        right.set_xlabel("share of unfamiliar images accepted", fontsize=8)
+        right.set_ylabel("of Fashion-MNIST", fontsize=8)
         left.legend(fontsize=6)
         right.legend(fontsize=6)
     save_figure(drawn, path)
