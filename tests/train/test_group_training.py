@@ -12,14 +12,16 @@ import pytest
 pytest.importorskip("ml_collections", reason="the experiments need the extra train")
 pytest.importorskip("matplotlib", reason="the experiments need the extra train")
 
+import ml_collections
+
 import monojax as mj
 from monojax.data import ImageSplits
 from monojax.groups import class_shares
 from train.__main__ import main
 from train.configs.groups import MODES, get_config
+from train.groups import convolution, unfamiliar
 from train.groups import data as group_data
 from train.groups import experiment as groups
-from train.groups import unfamiliar
 from train.groups.calibrated import calibrated_scores
 from train.groups.data import Problem, load_problem
 from train.groups.report import published_table
@@ -155,6 +157,46 @@ def test_the_loss_is_cross_entropy_plus_gamma_times_the_penalty():
         omega = mj.group_penalty(maps, batch["y"], 10, 2.0, form=form, **options)
         assert metrics["penalty"] == pytest.approx(float(omega), rel=1e-5)
         assert value == pytest.approx(plain + 3 * float(omega), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_at_the_convolution_the_slopes_are_the_head_s_weights_where_the_relu_is_open():
+    config = get_config("quick")
+    problem, model = fake_problem(), groups.build(config, 10)
+    labels, x = problem.y_train[:6], problem.prepare(jnp.asarray(problem.x_train[:6]))
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    params = variables["params"]
+    rng = np.random.default_rng(1)
+    params["bn3"] = {k: jnp.asarray(rng.normal(size=20), jnp.float32) for k in params["bn3"]}
+    maps, output, _ = convolution.last_output(model, variables | {"params": params}, x)
+    tail = convolution.tail(model, params, output)
+    head = lambda a: model.apply({"params": params}, a, method="head")
+    # The same network: what is behind the convolution gives the logits of the maps.
+    np.testing.assert_allclose(jax.vmap(tail)(output), head(maps), rtol=1e-4, atol=1e-5)
+    open_ = np.asarray(maps > 0).mean((1, 2))  # [b, W]
+    gain = np.asarray(params["bn3"]["scale"]) / np.sqrt(np.asarray(output).var((0, 1, 2)) + 1e-5)
+    slopes = np.asarray(params["fc"]["kernel"]).T[labels] * open_ * gain
+    logits = 2.0 * slopes.reshape(6, 10, 2).sum(-1)
+    want = -(logits[np.arange(6), labels] - np.log(np.exp(logits).sum(1))).mean()
+    penalty = ml_collections.ConfigDict(dict(gamma=3.0, mu=2.0, form="gradient", at="convolution"))
+    loss = groups.make_loss(problem, model, penalty)
+    batch = {"x": problem.x_train[:6], "y": labels}
+    state = {"batch_stats": variables["batch_stats"]}
+    value, (_, metrics) = jax.jit(loss, static_argnums=4)(
+        params, state, batch, jax.random.key(1), None
+    )
+    assert float(metrics["penalty"]) == pytest.approx(want, rel=1e-4)  # float32 sums
+    assert float(value) == pytest.approx(float(metrics["cross_entropy"]) + 3 * want, rel=1e-4)
+
+
+def test_a_penalty_at_the_convolution_needs_one_before_the_norm():
+    config = get_config("cifar10")
+    config.penalties.group = dict(gamma=1.0, mu=50.0, form="gradient", at="convolution")
+    with pytest.raises(ValueError, match="without the added convolution"):
+        groups.check(config)
+    config.penalties.group.at = "pooling"
+    with pytest.raises(ValueError, match="did you mean 'convolution'"):
+        groups.check(config)
 
 
 def test_sgd_follows_the_published_schedule():

@@ -30,6 +30,7 @@ from monojax.training import (
 )
 from train.checks import above, at_least, choice
 from train.groups.calibrated import ROWS, calibrated_scores
+from train.groups.convolution import last_output, layers, tail
 from train.groups.data import DATA, Problem, load_problem
 from train.groups.report import report
 from train.groups.unfamiliar import UNFAMILIAR, pgd, unfamiliar_inputs
@@ -55,6 +56,9 @@ def check(config: Any) -> None:
     for name, penalty in config.penalties.items():
         choice(penalty, ("gradient", "activation"), "form", at=f"config.penalties.{name}")
         at_least(penalty, 0, "gamma", "mu", at=f"config.penalties.{name}")
+        if "at" in penalty:
+            choice(penalty, ("maps", "convolution"), "at", at=f"config.penalties.{name}")
+            layers(build(config, 10))
     for share in config.shares:
         if not 0 < share <= 1:
             raise ValueError(f"config.shares must lie in (0, 1], got {share!r}.")
@@ -120,7 +124,7 @@ class Cell(NamedTuple):
     name: str
     """Of the penalty."""
     penalty: Any
-    """gamma, mu, form; gamma 0 is the plain network."""
+    """gamma, mu, form; gamma 0 is the plain network; at "convolution", before norm and ReLU."""
     share: float
     """Of the training data, balanced over the classes."""
     seed: int
@@ -275,7 +279,7 @@ def make_loss(problem: Problem, model: Any, penalty: Any) -> Any:
     Args:
       problem: prepares and augments the images.
       model: with methods `features` and `head`.
-      penalty: gamma, mu, form.
+      penalty: gamma, mu, form, and at (see train/groups/convolution.py).
 
     Returns:
       A LossFn; its metrics are "cross_entropy" and "penalty".
@@ -284,18 +288,20 @@ def make_loss(problem: Problem, model: Any, penalty: Any) -> Any:
     def loss_fn(params, model_state, batch, key, axis_name):
         key_augment, key_dropout = jax.random.split(key)
         x = problem.augment(key_augment, problem.prepare(batch["x"]))
-        maps, model_state = model.apply(
-            {"params": params, **model_state},
-            x,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": key_dropout},
-            method="features",
-        )
+        variables, rngs = {"params": params, **model_state}, {"dropout": key_dropout}
+        at_convolution = penalty.get("at") == "convolution"
+        if at_convolution:
+            maps, output, model_state = last_output(model, variables, x, rngs=rngs)
+        else:
+            maps, model_state = model.apply(
+                variables, x, train=True, mutable=["batch_stats"], rngs=rngs, method="features"
+            )
         head = lambda a: model.apply({"params": params}, a, method="head")
         entropy = optax.softmax_cross_entropy_with_integer_labels(head(maps), batch["y"]).mean()
         if not penalty.gamma:
             return entropy, (model_state, {"cross_entropy": entropy, "penalty": jnp.zeros(())})
+        if at_convolution:
+            maps, head = output, tail(model, params, output)
         omega = mj.group_penalty(
             maps,
             batch["y"],
