@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from monojax.base.checks import check_labels, check_number, one_of
+from monojax.base.labels import own_column
 from monojax.groups.slices import check_features, slice_sums
 
 Head = Callable[[jax.Array], jax.Array]
@@ -54,7 +55,7 @@ def group_penalty(
 
     Returns:
       A non-negative scalar `[]`, float32 at least. Under `pmap` it is the mean over this device's
-      examples, as the loss beside it is.
+      examples, as the loss beside it is. NaN for a traced label that is no class.
 
     Raises:
       ValueError: if W does not divide by K, on wrong labels, options or shapes, on a missing
@@ -73,7 +74,7 @@ def group_penalty(
     check_number(mu, "inverse_temperature", least=0)
     logits = group_logits(features, labels, num_classes, head=head, form=form)
     shares = jax.nn.log_softmax(jnp.asarray(mu, logits.dtype) * logits)
-    return -jnp.take_along_axis(shares, labels[:, None], axis=1).mean()
+    return -own_column(shares, labels).mean()
 
 
 def group_logits(

@@ -165,8 +165,16 @@ def kl_to_prior(posterior: Posterior) -> jax.Array:
     Returns:
       In nats, `[..., latents]`: the sum over latents is the divergence.
     """
-    variance = jnp.exp(posterior.log_variance)
-    return (posterior.mean**2 + variance - 1 - posterior.log_variance) / 2
+    log_variance = posterior.log_variance
+    # exp(v) - 1 - v cancels near 0: its series there, whose next term is below rounding.
+    near = jnp.abs(log_variance) < 0.25
+    small = jnp.where(near, log_variance, 0)
+    tail = jnp.ones_like(small)
+    for n in range(8, 2, -1):
+        tail = 1 + small / n * tail
+    far = jnp.where(near, 0, log_variance)
+    excess = jnp.where(near, small**2 / 2 * tail, jnp.expm1(far) - far)
+    return (posterior.mean**2 + excess) / 2
 
 
 def reconstruction_loss(

@@ -8,6 +8,7 @@ import numpy as np
 from flax import struct
 
 from monojax.base.checks import check_labels, check_number, check_points, check_width, is_concrete
+from monojax.base.labels import known_labels
 
 RIDGE = 1e-6
 """First multiple of the mean variance that is added to the diagonal where nothing else is said."""
@@ -54,7 +55,7 @@ class GaussianDensity(struct.PyTreeNode):
         Raises:
           ValueError: on labels outside the classes, a class without two examples, other shapes.
         """
-        features, own = _by_class(features, labels, num_classes, ridge)
+        features, own, scale = _by_class(features, labels, num_classes, ridge)
         number = own.sum(axis=0)
         means = (own.T @ features) / number[:, None]
 
@@ -63,7 +64,7 @@ class GaussianDensity(struct.PyTreeNode):
             return (gap * weight[:, None]).T @ gap / weight.sum()
 
         factors = jax.vmap(lambda m, w: _factor(covariance(m, w), ridge))(means, own.T)
-        return cls(means, factors, jnp.log(number / number.sum()))
+        return cls(means * scale, factors * scale, jnp.log(number / number.sum()))
 
     def score(self, features: Any) -> jax.Array:
         """Logarithm of the mixture's density.
@@ -116,10 +117,10 @@ class Mahalanobis(struct.PyTreeNode):
         Raises:
           ValueError: as :meth:`GaussianDensity.fit`.
         """
-        features, own = _by_class(features, labels, num_classes, ridge)
+        features, own, scale = _by_class(features, labels, num_classes, ridge)
         means = (own.T @ features) / own.sum(axis=0)[:, None]
         gaps = features - own @ means
-        return cls(means, _factor(gaps.T @ gaps / len(features), ridge))
+        return cls(means * scale, _factor(gaps.T @ gaps / len(features), ridge) * scale)
 
     def score(self, features: Any) -> jax.Array:
         """Minus the squared distance to the nearest mean.
@@ -137,8 +138,12 @@ class Mahalanobis(struct.PyTreeNode):
 
 def _by_class(
     features: Any, labels: Any, num_classes: int, ridge: Any
-) -> tuple[jax.Array, jax.Array]:
-    """Features in at least float32, and a column of ones and zeros per class."""
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Features in at least float32 over a power of 2, a column of ones per class, that power.
+
+    Divided so that their largest gap from the mean is near 1: squares stay in range. Rows of a
+    traced label that is no class are NaN, and so is the fit.
+    """
     check_width(num_classes, "num_classes")
     check_number(ridge, "ridge", least=0)
     features = check_points(features, "features")
@@ -152,7 +157,12 @@ def _by_class(
                 "Give more rows, or number the classes that there are."
             )
     features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
-    return features, jax.nn.one_hot(labels, num_classes, dtype=features.dtype)
+    own = jax.nn.one_hot(labels, num_classes, dtype=features.dtype)
+    own = jnp.where(known_labels(labels, num_classes)[:, None], own, jnp.nan)
+    spread = jnp.max(jnp.abs(features - features[:1]))
+    _, power = jnp.frexp(jnp.where(spread > 0, spread, 1))
+    scale = jnp.ldexp(jnp.ones((), features.dtype), power - 1)
+    return features / scale, own, scale
 
 
 def _features(features: Any, means: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from monojax.base.checks import check_labels, check_width
+from monojax.base.labels import own_column
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,10 +84,9 @@ class DeepEnsemble:
           labels: integers `[n]`.
 
         Returns:
-          `[]`.
+          `[]`; NaN for a traced label that is no class, which cannot be raised.
         """
         logits = self.logits(variables, x)
         labels = check_labels(labels, logits.shape[1], logits.shape[2])
         log_p = jax.nn.log_softmax(logits, axis=-1)
-        picked = jnp.take_along_axis(log_p, labels.reshape(1, -1, 1), axis=2)
-        return -jnp.mean(picked, axis=1).sum()
+        return -jnp.mean(own_column(log_p, labels), axis=1).sum()

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from monojax.base.checks import check_labels, check_positive
+from monojax.base.labels import known_labels
 
 
 def log_kernels(embedded: jax.Array, centroids: jax.Array, length_scale: Any) -> jax.Array:
@@ -60,7 +61,7 @@ def kernel_loss(log_k: jax.Array, labels: Any, *, weights: Any = None) -> jax.Ar
 
     Returns:
       `[]`: the mean over examples and classes. Finite however far an example is from all
-      centroids, and at a centroid of another class, too.
+      centroids, and at a centroid of another class, too; NaN for a traced label that is no class.
 
     Raises:
       ValueError: on another shape, or labels outside the classes.
@@ -79,6 +80,10 @@ def kernel_loss(log_k: jax.Array, labels: Any, *, weights: Any = None) -> jax.Ar
     other = -jnp.log(-jnp.expm1(-s))
     own = jax.nn.one_hot(labels, log_k.shape[1], dtype=bool)
     each = jnp.mean(jnp.where(own, -log_k, other), axis=1)
+    wrong = ~known_labels(labels, log_k.shape[1])
+    if weights is not None:
+        wrong &= weights > 0
+    each = jnp.where(wrong, jnp.nan, each)
     if weights is None:
         return jnp.mean(each)
     return jnp.sum(each * weights) / jnp.maximum(jnp.sum(weights), jnp.finfo(each.dtype).tiny)

@@ -1,5 +1,7 @@
 """Autoencoders: their convolutions against jax.lax, their losses against closed forms."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,6 +104,14 @@ def test_losses_are_their_formulas():
     posterior = Posterior(jnp.asarray(mean), jnp.asarray(log_variance))
     want = 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance)
     np.testing.assert_allclose(kl_to_prior(posterior), want, rtol=1e-5)
+    # Near the prior the terms cancel: (v^2 / 2 + v^3 / 6 + ...) / 2, in float32 as well.
+    near = np.array([-0.26, -0.24, -1e-3, 1e-5, 0.0, 1e-6, 3e-2, 0.24, 0.26], np.float32)
+    v = near.astype(np.float64)
+    want = sum(v**n / math.factorial(n) for n in range(2, 16)) / 2
+    posterior = Posterior(jnp.zeros(9, jnp.float32), jnp.asarray(near))
+    np.testing.assert_allclose(kl_to_prior(posterior), want, rtol=2e-6)
+    slopes = jax.grad(lambda v: kl_to_prior(Posterior(posterior.mean, v)).sum())(jnp.asarray(near))
+    np.testing.assert_allclose(slopes, np.expm1(v) / 2, rtol=2e-6)
     logits, x = RNG.normal(size=(2, 4, 4, 3)), RNG.random((2, 4, 4, 3))
     p = 1 / (1 + np.exp(-logits))
     cross = -(x * np.log(p) + (1 - x) * np.log(1 - p)).sum((1, 2, 3))

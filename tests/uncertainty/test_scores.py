@@ -6,12 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from monojax.groups import group_penalty
 from monojax.uncertainty import (
     DeepEnsemble,
     GaussianDensity,
     Mahalanobis,
     RandomFeatureGP,
     energy,
+    kernel_loss,
     max_softmax,
     negative_entropy,
     threshold,
@@ -63,6 +65,42 @@ def test_a_singular_covariance_is_regularised():
         assert np.isfinite(model.score(flat)).all()
     few = GaussianDensity.fit(H[:6], Y[:6], 3)  # two examples per class in four dimensions
     assert np.isfinite(few.score(H)).all()
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e20])
+def test_densities_of_features_whose_squares_leave_the_range(size):
+    """Features times s: the distances stay, the log-density of p dimensions moves by -p log s."""
+    h, new = (np.float32(size) * a for a in (H, NEW))
+    model = jax.jit(Mahalanobis.fit, static_argnums=2)
+    np.testing.assert_allclose(model(h, Y, 3).score(new), model(H, Y, 3).score(NEW), rtol=1e-3)
+    moved = fit_density(H, Y, 3).score(NEW) - 4 * np.log(size)
+    np.testing.assert_allclose(fit_density(h, Y, 3).score(new), moved, rtol=1e-3)
+
+
+def test_a_traced_label_that_is_no_class_gives_nan():
+    """It cannot raise under jit; -1 would pick the last class."""
+    log_k = -np.abs(RNG.normal(size=(3, 4))).astype(np.float32)
+    both = DeepEnsemble(nn.Dense(4), members=2)
+    variables = both.init(jax.random.key(0), log_k)
+    maps = np.abs(log_k)
+
+    @jax.jit
+    def losses(labels, weights):
+        return (
+            both.loss(variables, log_k, labels),
+            kernel_loss(log_k, labels),
+            group_penalty(maps, labels, 4, 1.0, form="activation"),
+            Mahalanobis.fit(jnp.repeat(maps, 8, 0), jnp.repeat(labels, 8), 2).score(maps).sum(),
+            kernel_loss(log_k, labels, weights=weights),
+        )
+
+    ones = np.ones(3, np.float32)
+    assert np.isfinite(losses(np.array([0, 1, 1]), ones)).all()
+    for wrong in (-1, 4):
+        labels = np.array([0, wrong, 1])
+        assert np.isnan(losses(labels, ones)).all()
+        # What only fills a batch may be named anything.
+        assert np.isfinite(losses(labels, np.array([1, 0, 1], np.float32))[4])
 
 
 @jax.jit
