@@ -48,6 +48,7 @@ def test_the_paper_s_grid_is_in_the_config():
         ("images.rows", (("vit", "linear", 0.0, 1.0),), "extractor"),
         ("images.seeds", 0, "images.seeds"),
         ("images.extra", ("svhn",), "images.extra"),
+        ("images.radii", (-0.1,), "radii must be > 0"),
         ("images.held_out", (10,), "images.held_out"),
         ("images.held_out", tuple(range(9)), "leave 2 classes"),
     ],
@@ -173,10 +174,18 @@ def test_the_images_from_end_to_end(tmp_path, monkeypatch):
     command += ["--config.images.rows=(('f','linear',0.2,0.4),)"]
     command += ["--config.images.extra=('rotated','noisy')", "--config.images.held_out=(2,7)"]
     command += ["--config.images.angles=(90.,)", "--config.images.noises=(50.,)"]
+    command += ["--config.images.radii=(0.05,0.5)", "--config.images.attack_steps=3"]
+    command += ["--config.images.attacked=20"]
     assert main(command) == 0
     (cell,) = (tmp_path / "cells").glob("images-*.json")
     numbers = json.loads(cell.read_text())
     assert 40 < numbers["rows"] < 64 and numbers["unconverged"] == 0
     assert {"held_out_auroc", "rotated 90_auroc", "noisy 50_auroc"} <= set(numbers)
     assert numbers["loss"][-1] < numbers["loss"][0]
-    assert (tmp_path / "images_14.png").is_file() and (tmp_path / "images.md").is_file()
+    for name in ("images_14.png", "images.md", "severity_14.png", "images_certified_14.md"):
+        assert (tmp_path / name).is_file(), name
+    for found in numbers["attacks"].values():
+        clean, near, far = found["guaranteed"]
+        assert clean > near > far and found["broken"] == 0  # f's upper slope is known
+        assert min(np.subtract(found["attacked"], found["guaranteed"])) > -1e-6
+        assert found["radius"] > 0 and found["attacked"][0] >= found["attacked"][2]

@@ -76,6 +76,11 @@ def get_config(mode="full"):
         angles=(15.0, 30.0, 60.0, 90.0, 180.0),
         noises=(10.0, 25.0, 50.0, 100.0),
         held_out=(),
+        # With radii (l2, in the network's units), this many images of MNIST and notMNIST are moved
+        # within them towards certainty, in so many steps; f alone has a guarantee beside.
+        radii=(),
+        attacked=500,
+        attack_steps=50,
         # (extractor, head, alpha, beta); Table 3 has (0.2, 0.4), Table 4 (0, 3).
         rows=(("mlp", "linear", 0.0, 1.0), ("f_mlp", "linear", 0.2, 0.4)),
         core=(128, 128),

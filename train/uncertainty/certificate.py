@@ -65,7 +65,7 @@ def _case(name, alpha, beta, reach, config):
     out = {"accuracy": np.mean(np.argmax(test, axis=1) == data["y_test"])}
     familiar = np.asarray(test).max(axis=1)
     far = data["far"][: part.attacks]
-    out |= _detection(task, state, familiar, far, alpha, beta, part)
+    out |= detection(task, state, familiar, far, alpha, beta, part.radii, part.steps)
     radii = certified(task, state, data["x"], alpha, beta, part.threshold)
     best = int(np.argmin(radii.max(axis=1)))
     radius, centre = float(radii[best].max()), data["x"][best]
@@ -114,7 +114,7 @@ def certified(
       float64 `[n, c]`; infinite where nothing is guaranteed.
     """
     if task.extractor.kind != "f" or not alpha:
-        return np.full((len(x), 2), np.inf)
+        return np.full((len(x), task.head.num_classes), np.inf)
     h = jax.jit(functools.partial(features, task))(state.params, x, alpha, beta)
     error, slope = error_bounds(x, alpha, beta)
     return np.asarray(
@@ -183,9 +183,26 @@ def _ascents(task, state, centre, radius, alpha, beta, part, seed):
     }
 
 
-def _detection(task, state, familiar, far, alpha, beta, part):
-    """AUROC against far points: clean, attacked within balls, and guaranteed there."""
-    radii = np.asarray(part.radii, np.float32)
+def detection(
+    task: Task, state: State, familiar: Any, far: Any, alpha: float, beta: float, radii: Any,
+    steps: int,
+) -> dict[str, Any]:  # fmt: skip
+    """AUROC against far points that may be moved within balls: attacked, and guaranteed.
+
+    Args:
+      task: networks; "f" alone has a guarantee.
+      state: trained.
+      familiar: log-certainties of familiar inputs `[m]`.
+      far: unfamiliar inputs `[n, d]`.
+      alpha: of f.
+      beta: of f.
+      radii: of the balls.
+      steps: of each ascent.
+
+    Returns:
+      radii, attacked, guaranteed (AUROC of each radius), broken (attacks that passed a guarantee).
+    """
+    radii = np.asarray(radii, np.float32)
     guaranteed = task.extractor.kind == "f"
     h = jax.jit(functools.partial(features, task))(state.params, far, alpha, beta)
     error, slope = error_bounds(far, alpha, beta)
@@ -197,7 +214,7 @@ def _detection(task, state, familiar, far, alpha, beta, part):
             length = jnp.linalg.norm(gap, axis=1, keepdims=True)
             return x + gap * jnp.minimum(1, radius / jnp.maximum(length, 1e-20))
 
-        return ascend(task, state, x, alpha, beta, part.steps, project, radius / 4)[1]
+        return ascend(task, state, x, alpha, beta, steps, project, radius / 4)[1]
 
     out: dict[str, Any] = {"radii": radii.tolist(), "attacked": [], "guaranteed": [], "broken": 0}
     for radius in radii:

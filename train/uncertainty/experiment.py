@@ -9,7 +9,7 @@ from typing import Any
 
 from monojax.training import Cells
 from train.checks import above, at_least, choice, one_of
-from train.uncertainty import certificate, images, moons, report
+from train.uncertainty import certificate, images, moons, report, report_images
 from train.uncertainty.data import EXTRA
 
 PARTS = ("moons", "certificate", "images")
@@ -54,6 +54,9 @@ def check(config: Any) -> None:
         one_of(label, tuple(range(10)), "config.images.held_out")
     if len(config.images.held_out) > 8:
         raise ValueError("config.images.held_out must leave 2 classes or more to train on.")
+    for radius in config.images.radii:
+        above({"radii": radius}, 0, "radii", at="config.images")
+    at_least(config.images, 1, "attacked", "attack_steps", at="config.images")
     for size in config.images.sizes:
         one_of(size, (14, 28), "config.images.sizes")
     for row in config.images.rows:
@@ -93,5 +96,6 @@ def run(config: Any, workdir: Path, bar: Any) -> dict[str, Any]:
     for part in config.parts:
         module: Any = {"moons": moons, "certificate": certificate, "images": images}[part]
         results[part] = module.run(config, cells, bar)
-        getattr(report, part)(results[part], config, workdir)
+        written = report_images if part == "images" else report
+        getattr(written, part)(results[part], config, workdir)
     return results

@@ -20,12 +20,17 @@ from monojax.metrics import (
 from monojax.training import Cells
 from monojax.uncertainty import Mahalanobis, kernel_loss
 from train.checks import above, at_least, one_of
+from train.uncertainty.certificate import certified, detection
 from train.uncertainty.data import Images, load_images
 from train.uncertainty.networks import EXTRACTORS, Extractor
 from train.uncertainty.training import Task, epoch, features_and_missed, kernels_of, start
 
 CHUNK = 500
 """Images that are scored in one call."""
+CENTRES = 500
+"""Training images whose certified radii are asked for."""
+THRESHOLD = 0.5
+"""Certainty that an image outside of a radius must stay below."""
 
 
 def check_row(row: Any) -> None:
@@ -80,6 +85,9 @@ def run(config: Any, cells: Cells, bar: Any) -> dict[str, Any]:
     for key in ("extra", "held_out"):  # without them a cell is what it was before there were any
         if not shared[key]:
             shared.pop(key)
+    if not part.radii:
+        for key in ("radii", "attacked", "attack_steps"):
+            shared.pop(key)
     for key, word in (("angles", "rotated"), ("noises", "noisy")):
         if word not in part.extra:
             shared.pop(key)
@@ -112,7 +120,27 @@ def _train(row, part, data, seed):
     seconds = time.time() - began
     out, scores = measured(task, state, images, alpha, beta)
     out |= {"loss": losses, "seconds": seconds, "rows": len(x)}
+    if part.radii:
+        out["attacks"] = _attacks(task, state, images, scores["test"], row[2], row[3], part)
     return out, scores
+
+
+def _attacks(task, state, images, familiar, alpha, beta, part):
+    """What is left, and guaranteed, when images of MNIST and notMNIST move; and the far ones."""
+    x = images.x_train[:CENTRES]
+    radii = certified(task, state, x, alpha, beta, THRESHOLD)
+    found = {}
+    for name in ("mnist", "notmnist"):
+        far = jnp.asarray(images.unfamiliar[name][: part.attacked])
+        now = detection(
+            task, state, familiar, far, alpha, beta, (0.0, *part.radii), part.attack_steps
+        )
+        norms = [np.linalg.norm(np.float64(x) - image, axis=1) for image in np.asarray(far)]
+        gaps = np.stack(norms)
+        apart = np.all(np.any(gaps[:, :, None] > radii[None], axis=1), axis=1)
+        now |= {"certified": np.mean(apart), "radius": radii.max(axis=1).min()}
+        found[name] = now | {"gap": float(np.median(gaps))}
+    return found
 
 
 def measured(

@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from monojax.metrics import auroc, bootstrap
 from monojax.training import Table
 from train.reporting import figure, provenance, save_figure
 from train.uncertainty.data import GRID, PLANE, two_moons
@@ -19,13 +17,6 @@ PUBLISHED = {
     5.0: ".503±.006 .500±.000 .541±.080 .503±.004 .501±.002 .503±.004",
 }
 """Kinoshita and Toyoizumi, arXiv 2404.09821, Table 2: accuracy at the betas above, 5 seeds."""
-IMAGES = {
-    (14, "DUQ"): (".8564±.0066", ".078±.004", ".870±.040", ".852±.010"),
-    (14, "DUQ+BLNN"): (".8595±.0032", ".078±.004", ".876±.008", ".960±.009"),
-    (28, "DUQ"): (".8893±.0037", ".064±.005", ".862±.035", ".900±.024"),
-    (28, "DUQ+BLNN"): (".8985±.0040", ".060±.000", ".896±.008", ".964±.005"),
-}
-"""Tables 3 and 4: accuracy, cross-entropy, AUROC against MNIST and notMNIST."""
 
 
 def spread(values: Any, digits: int = 3) -> str:
@@ -152,99 +143,3 @@ def certificate(results: Any, config: Any, workdir: Path) -> None:
     broken = sum(numbers["broken"] for numbers in results.values())
     table.write(workdir, "certificate", note)
     under.write(workdir, "certificate_auroc", f"{broken} attacks passed a guarantee. {note}")
-
-
-def images(results: Any, config: Any, workdir: Path) -> None:
-    """images, and for each size the scores' histograms and ROC curves of the first seed.
-
-    Args:
-      results: from `images.run`.
-      config: see train/configs/uncertainty.py.
-      workdir: where to.
-    """
-    note = provenance(config)
-    table = Table(
-        ["size", "row", "accuracy", "BCE", "AUROC MNIST", "AUROC notMNIST", "95% interval"],
-        f"Fashion-MNIST against MNIST and notMNIST, {config.images.seeds} seed(s); the interval "
-        "is the first seed's bootstrap over images, against notMNIST",
-    )
-    more = Table(
-        [
-            "size",
-            "row",
-            "set",
-            "AUROC",
-            "AUPRC",
-            "FPR at 95%",
-            "AUROC Mahalanobis",
-            "mean certainty",
-        ],
-        "Detection by the certainty, and by Mahalanobis on the features; first seed",
-    )
-    calm = Table(
-        ["size", "row", "AURC", "coverage at 5% risk", "ECE", "training s", "scoring s", "failed"],
-        "Selective prediction and calibration, first seed; solves that missed their tolerance",
-    )
-    for (size, name), published in IMAGES.items():
-        if size in config.images.sizes:
-            table.add(size, f"{name} (published)", *published, "")
-    for (size, row), cells in results.items():
-        name = f"{row[0]} {row[1]}" + (
-            "" if row[0] in ("mlp", "cnn") else f" ({row[2]:g}, {row[3]:g})"
-        )
-        numbers, scores = cells[0]
-        keys = ("accuracy", "bce", "mnist_auroc", "notmnist_auroc")
-        values = [spread([cell[0][key] for cell in cells], 4) for key in keys]
-        familiar = f"{np.exp(scores['test']).mean():.4f}"
-        more.add(size, name, "Fashion-MNIST, test", "", "", "", "", familiar)
-        table.add(size, name, *values, _interval(scores["test"], scores["notmnist"]))
-        for other in (other for other in scores if other != "test"):
-            keys = ("auroc", "auprc", "fpr95", "mahalanobis")
-            line = [numbers[f"{other}_{key}"] for key in keys] + [np.exp(scores[other]).mean()]
-            more.add(size, name, other, *(f"{value:.4f}" for value in line))
-        found = (numbers[key] for key in ("aurc", "coverage_at_5", "ece"))
-        failed = sum(value for key, value in numbers.items() if key.endswith("unconverged"))
-        times = f"{numbers['seconds']:.0f}", f"{numbers['scoring_seconds']:.1f}"
-        calm.add(size, name, *(f"{value:.4f}" for value in found), *times, failed)
-    for name, made in (("images", table), ("images_detection", more), ("images_calibration", calm)):
-        made.write(workdir, name, note)
-    for size in config.images.sizes:
-        _curves(
-            {k[1]: v for k, v in results.items() if k[0] == size}, workdir / f"images_{size}.png"
-        )
-
-
-def _interval(normal: Any, strange: Any) -> str:
-    """The bootstrap interval of the AUROC, of at most 2000 scores each to be quick."""
-    fn = jax.jit(auroc)
-    arrays = (np.asarray(normal)[:2000], np.asarray(strange)[:2000])
-    _, low, high = bootstrap(fn, *arrays, key=jax.random.key(0), draws=200, paired=False)
-    return f"{low:.4f} to {high:.4f}"
-
-
-def _curves(results: Any, path: Path) -> None:
-    """A row per network: the scores' histograms, and ROC curves."""
-    drawn, axes = figure(len(results), 2, (8, 2.6 * len(results)))
-    for (row, cells), (left, right) in zip(results.items(), axes, strict=True):
-        scores = cells[0][1]
-        low = min(np.quantile(scores[name], 0.02) for name in ("test", "mnist", "notmnist"))
-        for name, values in scores.items():
-            if name.split()[0] in ("rotated", "noisy"):
-                continue  # by degrees: see the table
-            label = "Fashion-MNIST" if name == "test" else name
-            left.hist(np.maximum(values, low), 60, density=True, alpha=0.5, label=label)
-            if name != "test":
-                cuts = np.sort(np.concatenate([values, scores["test"]]))[::-1]
-                accepted = [
-                    np.searchsorted(np.sort(-part), -cuts, side="right") / len(part)
-                    for part in (values, scores["test"])
-                ]
-                right.plot(*accepted, label=name)
-        left.set_title(f"{row[0]}, {row[1]}", fontsize=8)
-        left.set_xlabel("logarithm of the certainty", fontsize=8)
-        left.set_ylabel("density", fontsize=8)
-        right.set_xlabel("share of unfamiliar images accepted", fontsize=8)
-        right.set_ylabel("of Fashion-MNIST", fontsize=8)
-        left.legend(fontsize=6)
-        right.legend(fontsize=6)
-    save_figure(drawn, path)
