@@ -293,16 +293,21 @@ def judged(
             asked |= {"setting": str(setting), "samples": study.samples}
             sensitive = study.get("sensitive", study.images)
             asked |= {"sensitive": sensitive} if "sensitive" in study else {}
+            removed = study.get("removed", study.images)
+            asked |= {"removed": removed} if "removed" in study else {}
 
-            def compute(some=some, method=method, setting=setting, sensitive=sensitive):
+            def compute(
+                some=some, method=method, setting=setting, sensitive=sensitive, removed=removed
+            ):
                 rows = []
                 for i in some:
                     mask = None if data.masks is None else data.masks[which[i]]
                     key = jax.random.fold_in(jax.random.key(config.seed), 1000 + which[i])
                     samples = study.samples if i < sensitive else 1
                     row = _measured(
-                        judge, method, setting, inputs[i], labels[i], mask, key, samples
-                    )
+                        judge, method, setting, inputs[i], labels[i], mask, key, samples,
+                        i < removed,
+                    )  # fmt: skip
                     if i >= sensitive:
                         row["sensitivity"] = float("nan")
                     rows.append(row)
@@ -332,13 +337,13 @@ def judged(
 
 def _measured(
     judge: Judge, method: str, setting: Setting, x: Any, target: int, mask: np.ndarray | None,
-    key: Any, samples: int,
+    key: Any, samples: int, remove: bool,
 ) -> dict[str, float]:  # fmt: skip
-    """All measures of one map."""
+    """All measures of one map; those by removal are NaN if it is not asked for."""
     alpha = setting.alpha
     maps, noise = judge.explained(method, [setting.layer], x, target, alpha, key, samples)
     found = np.asarray(signed(maps[0], setting.absolute))
-    patches, pixels, _, _ = judge.removed(x, target, found)
+    patches, pixels = judge.removed(x, target, found)[:2] if remove else (np.nan, np.nan)
     row = {
         "selectivity": float(patches),
         "flipping": float(pixels),
