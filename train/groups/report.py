@@ -134,8 +134,9 @@ def published_table(results: Any, config: Any) -> Table:
             cells.append(" / ".join(both))
         table.add(f"{name}, ours", *cells)
         kind = "group" if penalty.gamma else "plain"
-        if penalty.gamma and penalty.form != "gradient":
-            continue  # our reading of the paper's penalty is the gradient form
+        ours = penalty.form, penalty.gamma, penalty.mu
+        if penalty.gamma and ours != ("gradient", 1, 50):
+            continue  # our reading of the paper's penalty is the gradient form, with its weights
         known = [TABLE3.get((kind, share)) for share in shares]
         text = ["not published" if k is None else f"{k[0]} / {k[1]}" for k in known]
         table.add(f"{name}, published", *text)
