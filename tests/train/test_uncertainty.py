@@ -2,6 +2,8 @@
 
 import json
 
+import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ from monojax.data import ImageSplits
 from monojax.data.locate import MissingDataError
 from train.__main__ import main
 from train.configs.uncertainty import MODES, get_config
-from train.uncertainty import data, experiment
+from train.uncertainty import data, experiment, networks
 from train.uncertainty.networks import isometry
 from train.uncertainty.report import PUBLISHED
 
@@ -130,6 +132,21 @@ def test_missing_files_are_named(tmp_path):
 def test_the_lift_keeps_distances():
     matrix = np.asarray(isometry(2, 8), np.float64)
     np.testing.assert_allclose(matrix @ matrix.T, np.eye(2), atol=1e-6)
+
+
+def test_written_out_convolutions_are_convolutions():
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(2, 7, 6, 3)), rng.normal(size=(3, 3, 3, 4))
+    want = jax.lax.conv_general_dilated(
+        np.float32(x),
+        np.float32(kernel),
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    found = networks.patches(x) @ kernel.reshape(27, 4)
+    np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(networks.halved(x), nn.max_pool(x, (2, 2), (2, 2)))
 
 
 def fake(data_dir=None, *, source="files"):
