@@ -136,14 +136,10 @@ def test_the_lift_keeps_distances():
 
 def test_written_out_convolutions_are_convolutions():
     rng = np.random.default_rng(0)
-    x, kernel = rng.normal(size=(2, 7, 6, 3)), rng.normal(size=(3, 3, 3, 4))
-    want = jax.lax.conv_general_dilated(
-        np.float32(x),
-        np.float32(kernel),
-        (1, 1),
-        "SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    x = rng.normal(size=(2, 7, 6, 3)).astype(np.float32)
+    kernel = rng.normal(size=(3, 3, 3, 4)).astype(np.float32)
+    order = ("NHWC", "HWIO", "NHWC")
+    want = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=order)
     found = networks.patches(x) @ kernel.reshape(27, 4)
     np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(networks.halved(x), nn.max_pool(x, (2, 2), (2, 2)))
