@@ -20,8 +20,10 @@ PUBLISHED = {
 
 
 def spread(values: Any, digits: int = 3) -> str:
-    """Mean and standard deviation over seeds, as the paper gives them."""
+    """Mean and standard deviation over seeds, as the paper does; of one seed no deviation."""
     values = np.asarray(values, np.float64)
+    if values.size == 1:
+        return f"{values.mean():.{digits}f}"
     return f"{values.mean():.{digits}f}±{values.std():.{digits}f}"
 
 

@@ -136,7 +136,7 @@ def severity(rows: Any, config: Any, workdir: Path, size: int) -> None:
 
 
 def _attacked(rows: Any, config: Any, workdir: Path, size: int) -> None:
-    """images_certificate_SIZE: AUROC when unfamiliar images may be moved; certified far away."""
+    """images_attacked_SIZE: AUROC when unfamiliar images may be moved; images_certified_SIZE."""
     part = config.images
     table = Table(
         ["row", "accuracy", "set", "AUROC", *(f"r = {r:g}" for r in (0, *part.radii))],
