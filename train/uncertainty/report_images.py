@@ -33,8 +33,14 @@ def images(results: Any, config: Any, workdir: Path) -> None:
       workdir: where to.
     """
     note = provenance(config)
+    extra = [name for name in config.images.extra if name not in BY_DEGREES]
+    extra += ["held_out"] if config.images.held_out else []
+    blank = [""] * (1 + len(extra))
     table = Table(
-        ["size", "row", "accuracy", "BCE", "AUROC MNIST", "AUROC notMNIST", "95% interval"],
+        [
+            *("size", "row", "accuracy", "BCE", "AUROC MNIST", "AUROC notMNIST", "95% interval"),
+            *(f"AUROC {name}" for name in extra),
+        ],
         f"Fashion-MNIST against MNIST and notMNIST, {config.images.seeds} seed(s); the interval "
         "is the first seed's bootstrap over images, against notMNIST",
     )
@@ -57,11 +63,10 @@ def images(results: Any, config: Any, workdir: Path) -> None:
     )
     for (size, name), published in IMAGES.items():
         if size in config.images.sizes:
-            table.add(size, f"{name} (published)", *published, "")
+            table.add(size, f"{name} (published)", *published, *blank)
     if any(row[0] == "cnn" for row in config.images.rows):
-        table.add(
-            28, "convolutional DUQ (published)", CONVOLUTIONAL[0], "", CONVOLUTIONAL[1], "", ""
-        )
+        known = CONVOLUTIONAL[0], "", CONVOLUTIONAL[1], ""
+        table.add(28, "convolutional DUQ (published)", *known, *blank)
     for (size, row), cells in results.items():
         name = row_name(row)
         numbers, scores = cells[0]
@@ -69,7 +74,9 @@ def images(results: Any, config: Any, workdir: Path) -> None:
         values = [spread([cell[0][key] for cell in cells], 4) for key in keys]
         familiar = f"{np.exp(scores['test']).mean():.4f}"
         more.add(size, name, "Fashion-MNIST, test", "", "", "", "", familiar)
-        table.add(size, name, *values, _interval(scores["test"], scores["notmnist"]))
+        interval = _interval(scores["test"], scores["notmnist"])
+        beside = (spread([cell[0][f"{other}_auroc"] for cell in cells], 4) for other in extra)
+        table.add(size, name, *values, interval, *beside)
         for other in (other for other in scores if other != "test"):
             keys = ("auroc", "auprc", "fpr95", "mahalanobis")
             line = [numbers[f"{other}_{key}"] for key in keys] + [np.exp(scores[other]).mean()]
