@@ -7,8 +7,8 @@ smoke run: its numbers mean nothing), "imagenet_s" (the paper's networks and dat
 have them: --config.imagenet_s=DIR, --config.weights.vgg16=FILE, --config.weights.resnet18=FILE).
 MONOJAX_DATA names the folder of the other data and weights. "shapes3d" needs none: VGG16 and
 ResNet18 at a quarter of the width, trained here on rendered scenes with exact masks;
-"shapes3d_reduced" is the same in an hour of one core (400 steps of training, 200 scenes, removal on
-50 and noise on 20 of them, the sweep on 100), "shapes3d_quick" its smoke run.
+"shapes3d_reduced" is the same in an hour of one core (400 steps of training, 500 scenes, removal on
+50 and noise on 30 of them, the sweep on 200), "shapes3d_quick" its smoke run.
 """
 
 import ml_collections
@@ -102,8 +102,8 @@ def get_config(mode="full"):
             c.scenes.steps = 400
             c.validation, c.screen_samples, c.screen_steps = 10, 5, 5
             c.alphas = (0.0, 0.2, 0.3, 0.4, 0.45, "balanced")
-            c.sweep.images, c.sweep.samples = 100, 2
-            options |= dict(images=200, samples=10, patches=4, pixel_steps=10, pixels=82)
+            c.sweep.images, c.sweep.samples = 200, 2
+            options |= dict(samples=10, patches=4, pixel_steps=10, pixels=82)
         if mode == "shapes3d_quick":
             c.methods, c.alphas, c.sweep.alphas = ("gradient", "split_cam"), (0.4,), (0.4, 0.5)
             c.validation, c.screen_samples, c.screen_steps, c.pictures = 2, 1, 2, 1
@@ -116,7 +116,7 @@ def get_config(mode="full"):
         for s in studies:
             s.sensitive = min(50, s.images)  # images on which max-sensitivity is measured
             if mode == "shapes3d_reduced":
-                s.sensitive, s.removed = 20, 50  # and those from which parts are removed
+                s.sensitive, s.removed = 30, 50  # and those from which parts are removed
     elif mode != "full":
         known = ("full", "reduced", "quick", "imagenet_s", *SCENES)
         raise ValueError(f"unknown mode {mode!r}; there is {', '.join(known)}.")
