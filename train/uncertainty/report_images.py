@@ -135,7 +135,7 @@ def severity(rows: Any, config: Any, workdir: Path, size: int) -> None:
             for axis, pairs in ((top, sure), (below, told)):
                 mean, sd = np.transpose(pairs)
                 axis.errorbar(levels, mean, sd, marker="o", markersize=4, label=row_name(row))
-            top.set(title=kind, ylabel="mean certainty", ylim=(0, None))
+            top.set(title=kind, ylabel="mean certainty", ylim=(0, 1))
             below.set(xlabel=BY_DEGREES[kind], ylabel="AUROC against unchanged images")
     axes[0, 0].legend(fontsize=8)
     save_figure(drawn, workdir / f"severity_{size}.png")
