@@ -33,6 +33,8 @@ def images(results: Any, config: Any, workdir: Path) -> None:
       workdir: where to.
     """
     note = provenance(config)
+    count = config.images.seeds
+    seeds = f"mean±sd over {count} seeds" if count > 1 else "one seed"
     extra = [name for name in config.images.extra if name not in BY_DEGREES]
     extra += ["held_out"] if config.images.held_out else []
     blank = [""] * (1 + len(extra))
@@ -55,11 +57,11 @@ def images(results: Any, config: Any, workdir: Path) -> None:
             "AUROC Mahalanobis",
             "mean certainty",
         ],
-        "Detection by the certainty, and by Mahalanobis on the features; first seed",
+        f"Detection by the certainty, and by Mahalanobis on the features; {seeds}",
     )
     calm = Table(
         ["size", "row", "AURC", "coverage at 5% risk", "ECE", "training s", "scoring s", "failed"],
-        "Selective prediction and calibration, first seed; solves that missed their tolerance",
+        f"Selective prediction and calibration, {seeds}; solves that missed their tolerance",
     )
     for (size, name), published in IMAGES.items():
         if size in config.images.sizes:
@@ -69,22 +71,25 @@ def images(results: Any, config: Any, workdir: Path) -> None:
         table.add(28, "convolutional DUQ (published)", *known, *blank)
     for (size, row), cells in results.items():
         name = row_name(row)
-        numbers, scores = cells[0]
-        keys = ("accuracy", "bce", "mnist_auroc", "notmnist_auroc")
-        values = [spread([cell[0][key] for cell in cells], 4) for key in keys]
-        familiar = f"{np.exp(scores['test']).mean():.4f}"
-        more.add(size, name, "Fashion-MNIST, test", "", "", "", "", familiar)
+        scores = cells[0][1]
+
+        def over(key, cells=cells):
+            return spread([numbers[key] for numbers, _ in cells], 4)
+
+        def certain(other, cells=cells):
+            return spread([np.exp(scores[other]).mean() for _, scores in cells], 4)
+
+        values = map(over, ("accuracy", "bce", "mnist_auroc", "notmnist_auroc"))
         interval = _interval(scores["test"], scores["notmnist"])
-        beside = (spread([cell[0][f"{other}_auroc"] for cell in cells], 4) for other in extra)
-        table.add(size, name, *values, interval, *beside)
+        table.add(size, name, *values, interval, *(over(f"{other}_auroc") for other in extra))
+        more.add(size, name, "Fashion-MNIST, test", "", "", "", "", certain("test"))
         for other in (other for other in scores if other != "test"):
             keys = ("auroc", "auprc", "fpr95", "mahalanobis")
-            line = [numbers[f"{other}_{key}"] for key in keys] + [np.exp(scores[other]).mean()]
-            more.add(size, name, other, *(f"{value:.4f}" for value in line))
-        found = (numbers[key] for key in ("aurc", "coverage_at_5", "ece"))
-        failed = sum(value for key, value in numbers.items() if key.endswith("unconverged"))
-        times = f"{numbers['seconds']:.0f}", f"{numbers['scoring_seconds']:.1f}"
-        calm.add(size, name, *(f"{value:.4f}" for value in found), *times, failed)
+            more.add(size, name, other, *(over(f"{other}_{key}") for key in keys), certain(other))
+        failed = sum(v for found, _ in cells for k, v in found.items() if k.endswith("unconverged"))
+        times = [np.median([found[f"{k}seconds"] for found, _ in cells]) for k in ("", "scoring_")]
+        found = map(over, ("aurc", "coverage_at_5", "ece"))
+        calm.add(size, name, *found, f"{times[0]:.0f}", f"{times[1]:.1f}", failed)
     for name, made in (("images", table), ("images_detection", more), ("images_calibration", calm)):
         made.write(workdir, name, note)
     for size in config.images.sizes:
