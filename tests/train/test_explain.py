@@ -209,15 +209,46 @@ def test_the_scenes_summary_compares_image_by_image(config, tmp_path):
     for seed in range(2):
         base = 0.05 * rng.random(20)
         rows = [{"localisation": (mean + base).tolist()} for mean in means]
-        summary.add(f"vgg16_scenes_{seed}", "features_26", {"split_cam at features_26": rows})
-        values = {"split_cam": {"localisation": base + 0.3}, "layer_cam": {"localisation": base}}
-        summary.judged(f"vgg16_scenes_{seed}", {"values": values})
+        name = f"vgg16_scenes_{seed}"
+        summary.add(name, "features_26", {"split_cam at features_26": rows})
+        gain = 0.2 * (seed + 1)  # 0.3 on average
+        values = {"split_cam": {"localisation": base + gain}, "layer_cam": {"localisation": base}}
+        summary.judged(name, {"values": values})
+        settings = {m: Setting("features_14", None, bool(seed)) for m in values}
+        summary.tuned(name, settings, {"split_cam": base, "layer_cam": base + 0.1})
     summary.write(chosen, tmp_path)
     spot = (tmp_path / "sweet_spot.csv").read_text().splitlines()[1]
     assert spot.startswith("vgg16,features_26,SplitCAM,2,0.4,")
-    assert "+0.300 [+0.300, +0.300]" in spot and "-0.050 [-0.050, -0.050]" in spot
+    assert "+0.300 [+0.300, +0.300] (+0.300, +0.300)" in spot
+    assert "-0.050 [-0.050, -0.050] (-0.050, -0.050)" in spot
     found = (tmp_path / "localisation.csv").read_text()
-    assert "vgg16,SplitCAM,LayerCAM," in found and "+0.300 [+0.300, +0.300]" in found
+    assert "vgg16,SplitCAM,LayerCAM,2," in found
+    assert "+0.300 [+0.300, +0.300] (+0.200, +0.400)" in found  # each network's own behind
+    assert "-0.100 [-0.100, -0.100]" in (tmp_path / "localisation_tuned.csv").read_text()
+    settings = (tmp_path / "localisation_settings.csv").read_text()
+    assert "features_14; features_14, abs" in settings
+
+
+def test_alphas_are_chosen_on_other_scenes():
+    """Alphas that are good by chance, each on its half of the scenes, gain nothing."""
+    from train.explain.summary import _gap
+
+    values = np.zeros((1, 3, 8))
+    values[0, 1, ::2], values[0, 2, 1::2] = 1.0, 1.0
+    assert _gap(values, [1, 2], [0]).mean() == 0.0  # chosen on the same scenes: 1
+    values[0, 1] = 1.0
+    assert _gap(values, [1, 2], [0]).mean() == 1.0
+
+
+def test_a_setting_is_chosen_by_the_measures_that_are_named():
+    found = {
+        "pointing": [[1.0, 0.0], [1.0, 1.0]],
+        "localisation": [[0.2, 0.3], [0.2, 0.3]],
+        "flipping": [[1.0, 2.0], [1.0, 2.0]],
+        "sensitivity": [[0.1, 0.4], [0.1, 0.4]],
+    }
+    assert explain.best_setting(found) == 0
+    assert explain.best_setting(found, ("localisation",)) == 1
 
 
 @pytest.mark.full  # trains and judges a network of full depth: 75 CPU s, nearly all compilation

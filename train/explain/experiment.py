@@ -21,17 +21,17 @@ from train.explain import tables as explain_tables
 from train.explain.judge import (
     CONTROLS,
     METHODS,
-    SPLIT,
     TITLES,
     Judge,
     Setting,
     candidates,
     located,
-    shown,
     signed,
 )
 from train.explain.networks import DATA, NETWORKS, Images, Network, images, network, targets
+from train.explain.selection import asked, mask_of, parts
 from train.explain.summary import Summary
+from train.explain.sweeps import localised, sweep
 from train.explain.tables import SCREENED, studies
 
 CHUNK = 5  # images per cell
@@ -94,6 +94,7 @@ def run(config: Any, workdir: Path, bar: Any) -> None:
     cells = Cells(workdir, config.reuse)
     results: list[dict[str, Any]] = []
     chosen: dict[str, dict[str, Setting]] = {}
+    localising: dict[str, dict[str, Setting]] = {}
     swept, summary = False, Summary()
     judges: dict[Any, Judge] = {}
     for study in studies(config):
@@ -110,7 +111,8 @@ def run(config: Any, workdir: Path, bar: Any) -> None:
                     f"settings of {study.network} are chosen on images with masks: put a study "
                     "on coco128 or imagenet_s before the one on imagenet."
                 )
-            chosen[study.network] = screen(config, study, judge, data, cells, bar)
+            settings = screen(config, study, judge, data, cells, bar)
+            chosen[study.network], localising[study.network] = settings
         found = judged(config, study, judge, data, chosen[study.network], cells, bar)
         results.append(found)
         explain_tables.study(found, config, workdir)
@@ -123,6 +125,8 @@ def run(config: Any, workdir: Path, bar: Any) -> None:
                 curves = sweep(*at, layer=layer, name=name)
                 summary.add(study.network, layer, curves)
             summary.judged(study.network, found)
+            tuned = localising[study.network]
+            summary.tuned(study.network, tuned, localised(config, study, judge, data, tuned, cells))
             summary.write(config, workdir)
         elif not swept and data.masks is not None:
             sweep(config, study, judge, data, chosen[study.network], cells, workdir, bar)
@@ -139,32 +143,10 @@ def _prepared(config: Any, study: Any, workdir: Path, bar: Any) -> tuple[Network
     return net, scenes.images(config.validation + study.images)
 
 
-def parts(config: Any, data: Images) -> tuple[list[int], list[int]]:
-    """Validation images and the others, by a draw that depends on the data set's size alone.
-
-    Args:
-      config: its ``validation`` and ``seed``.
-      data: images.
-
-    Returns:
-      ``(validation, rest)``, indices; a set without masks has no validation part.
-    """
-    order = np.random.default_rng(config.seed).permutation(len(data.pixels)).tolist()
-    if data.masks is None:
-        return [], order
-    held = min(config.validation, len(order) // 2)
-    return sorted(order[:held]), sorted(order[held:])
-
-
-def _mask(data: Images, i: int) -> np.ndarray:
-    assert data.masks is not None
-    return data.masks[i]
-
-
 def screen(
     config: Any, study: Any, judge: Judge, data: Images, cells: Cells, bar: Any
-) -> dict[str, Setting]:
-    """The setting of each method, chosen on validation images.
+) -> tuple[dict[str, Setting], dict[str, Setting]]:
+    """The setting of each method, chosen on validation images: by all measures, by localisation.
 
     Args:
       config: see train/configs/explain.py.
@@ -175,45 +157,47 @@ def screen(
       bar: progress bar.
 
     Returns:
-      Method to setting.
+      Method to setting, twice; a setting kept from an earlier run's table is in both.
     """
     which, _ = parts(config, data)
     inputs = judge.net.prepare(data.pixels[which])
     labels, _ = targets(judge.net, inputs, [data.choices[i] for i in which])
     known = explain_tables.stored_settings(config.settings_from, data.name, study.network)
-    chosen = {}
+    chosen, localising = {}, {}
     for method in config.methods:
         settings = candidates(method, judge.net, config.alphas)
         if len(settings) == 1 or method in known:
-            chosen[method] = known.get(method, settings[0])
+            chosen[method] = localising[method] = known.get(method, settings[0])
             bar.update(len(which))
             continue
-        asked = _asked(study, judge, data, which, method, config)
-        asked |= {"settings": list(map(str, settings)), "samples": config.screen_samples}
-        asked |= {"steps": config.screen_steps}
+        needs = asked(study, judge, data, which, method, config)
+        needs |= {"settings": list(map(str, settings)), "samples": config.screen_samples}
+        needs |= {"steps": config.screen_steps}
 
         def compute(method=method, settings=settings):
             rows = []
             for x, target, i in zip(inputs, labels, which, strict=True):
-                mask = _mask(data, i)
+                mask = mask_of(data, i)
                 rows.append(_screened(config, judge, method, settings, x, target, mask, i))
                 bar.update(1)
             return {k: [row[k] for row in rows] for k in SCREENED}, {}
 
         name = f"screen-{study.network}-{method}"
-        found, _ = cells.get(name, asked, compute, lambda: bar.update(len(which)))
+        found, _ = cells.get(name, needs, compute, lambda: bar.update(len(which)))
         chosen[method] = settings[best_setting(found)]
-    return chosen
+        localising[method] = settings[best_setting(found, ("localisation",))]
+    return chosen, localising
 
 
-def best_setting(found: dict[str, Any]) -> int:
-    """The setting with the best mean rank over the measures.
+def best_setting(found: dict[str, Any], measures: Sequence[str] = tuple(SCREENED)) -> int:
+    """The setting with the best mean rank over measures.
 
     A setting is out if a measure is not finite on some image, or if its maps never change under
     noise: constant maps would point everywhere and be perfectly robust.
 
     Args:
-      found: measure to values `[images, settings]`.
+      found: measure to values `[images, settings]`; all of `SCREENED`.
+      measures: those that choose.
 
     Returns:
       Its number.
@@ -221,25 +205,10 @@ def best_setting(found: dict[str, Any]) -> int:
     means = np.array([np.mean(found[k], axis=0) * s for k, s in SCREENED.items()])
     constant = np.max(found["sensitivity"], axis=0) == 0
     means[:, constant | ~np.isfinite(means).all(0)] = np.inf
+    means = means[[list(SCREENED).index(measure) for measure in measures]]
     better = (means[:, :, None] > means[:, None, :]).sum(2)
     ties = (means[:, :, None] == means[:, None, :]).sum(2) - 1
     return int((better + ties / 2).mean(0).argmin())
-
-
-def _asked(
-    study: Any, judge: Judge, data: Images, which: Sequence[int], method: str, config: Any
-) -> dict[str, Any]:
-    """What a cell depends on."""
-    return {
-        "network": judge.net.name,
-        "data": data.name,
-        "ids": [data.ids[i] for i in which],
-        "method": method,
-        "seed": config.seed,
-        "removal": [study.pixel_steps, study.pixels_in_step, study.patches_in_step],
-        # Not of the others, whose cells stay what they are.
-        **({"shift_at": "module"} if method in SPLIT else {}),
-    }
 
 
 def _screened(
@@ -289,12 +258,12 @@ def judged(
         for method in config.methods:
             some = range(start, min(start + CHUNK, len(which)))
             setting = chosen[method]
-            asked = _asked(study, judge, data, [which[i] for i in some], method, config)
-            asked |= {"setting": str(setting), "samples": study.samples}
+            needs = asked(study, judge, data, [which[i] for i in some], method, config)
+            needs |= {"setting": str(setting), "samples": study.samples}
             sensitive = study.get("sensitive", study.images)
-            asked |= {"sensitive": sensitive} if "sensitive" in study else {}
+            needs |= {"sensitive": sensitive} if "sensitive" in study else {}
             removed = study.get("removed", study.images)
-            asked |= {"removed": removed} if "removed" in study else {}
+            needs |= {"removed": removed} if "removed" in study else {}
 
             def compute(
                 some=some, method=method, setting=setting, sensitive=sensitive, removed=removed
@@ -316,7 +285,7 @@ def judged(
 
             name = f"{data.name}-{judge.net.name}-{method}-{start}"
             count = len(some)
-            found, _ = cells.get(name, asked, compute, functools.partial(bar.update, count))
+            found, _ = cells.get(name, needs, compute, functools.partial(bar.update, count))
             if "pointing" in found:  # a map with nothing inside the mask is no hit, ties or not
                 pairs = zip(found["pointing"], found["localisation"], strict=True)
                 found["pointing"] = [hit if share > 0 else 0.0 for hit, share in pairs]
@@ -353,61 +322,6 @@ def _measured(
         pointing, share = located(found[None], mask)
         row |= {"pointing": float(pointing[0]), "localisation": float(share[0])}
     return row
-
-
-def sweep(
-    config: Any, study: Any, judge: Judge, data: Images, chosen: dict[str, Setting], cells: Cells,
-    workdir: Path, bar: Any, *, layer: str | None = None, name: str = "alpha_sweep",
-) -> dict[str, Any]:  # fmt: skip
-    """The poster's sweep: SplitGrad and SplitCAM at one layer against alpha.
-
-    Returns:
-      "METHOD at LAYER" to the measures of each alpha, image by image.
-    """
-    _, rest = parts(config, data)
-    which = rest[: config.sweep.images]
-    inputs = judge.net.prepare(data.pixels[which])
-    labels, _ = targets(judge.net, inputs, [data.choices[i] for i in which])
-    curves: dict[str, Any] = {}
-    swept = [m for m in SPLIT if m in config.methods]
-    for method in swept:
-        at = layer or config.sweep.layer or chosen[method].layer
-        for alpha in config.sweep.alphas:
-            setting = Setting(at, alpha, False)
-            asked = _asked(study, judge, data, which, method, config)
-            asked |= {"setting": str(setting), "samples": config.sweep.samples}
-            asked |= {"sweep": config.screen_steps}
-
-            def compute(method=method, setting=setting):
-                rows = [
-                    _swept(config, judge, method, setting, x, label, _mask(data, i), i)
-                    for x, label, i in zip(inputs, labels, which, strict=True)
-                ]
-                return {k: [row[k] for row in rows] for k in rows[0]}, {}
-
-            found, _ = cells.get(
-                f"sweep-{judge.net.name}-{method}-{shown(alpha)}".replace(" ", ""), asked, compute
-            )
-            curves.setdefault(f"{method} at {at or 'input'}", []).append(found)
-            bar.update(len(which) / len(swept))
-    explain_tables.sweep(curves, config, judge.net.title, len(which), workdir, data.name, name)
-    return curves
-
-
-def _swept(
-    config: Any, judge: Judge, method: str, setting: Setting, x: Any, target: int,
-    mask: np.ndarray, number: int,
-) -> dict[str, float]:  # fmt: skip
-    key = jax.random.fold_in(jax.random.key(config.seed), 2000 + number)
-    samples = config.sweep.samples
-    maps, noise = judge.explained(method, [setting.layer], x, target, setting.alpha, key, samples)
-    pointing, share = located(maps, mask)
-    return {
-        "pointing": float(pointing[0]),
-        "localisation": float(share[0]),
-        "sensitivity": float(noise[0, 0]),
-        "flipping": float(judge.flipped(x, target, maps)[0]),
-    }
 
 
 def pictures(config: Any, judge: Judge, data: Images, found: dict[str, Any], workdir: Path) -> None:
