@@ -135,7 +135,7 @@ def published_table(results: Any, config: Any) -> Table:
         table.add(f"{name}, ours", *cells)
         kind = "group" if penalty.gamma else "plain"
         ours = penalty.form, penalty.gamma, penalty.mu
-        if penalty.gamma and ours != ("gradient", 1, 50):
+        if penalty.gamma and (ours != ("gradient", 1, 50) or "at" in penalty):
             continue  # our reading of the paper's penalty is the gradient form, with its weights
         known = [TABLE3.get((kind, share)) for share in shares]
         text = ["not published" if k is None else f"{k[0]} / {k[1]}" for k in known]
@@ -175,7 +175,7 @@ def plot(results: Any, config: Any, path: Path) -> None:
 
 def _plot_detection(axis: Any, results: Any, config: Any) -> None:
     """AUROC of the entropy score, the baseline and a calibrated score, a mark per seed."""
-    colors = ["tab:gray", "tab:blue", "tab:orange", "tab:green"]
+    colors = ["tab:gray", "tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple"]
     marks = {"s_ent": "o", "softmax": "x", "share_density": "^"}
     places = np.arange(len(config.unfamiliar))
     for i, ((name, share), seeds) in enumerate(results.items()):
@@ -188,7 +188,14 @@ def _plot_detection(axis: Any, results: Any, config: Any) -> None:
             part = "" if share == 1 else f" {100 * share:g}%"
             for k, row in enumerate(values):
                 label = f"{name}{part}, {SCORES[score]}" if k == 0 else None
-                axis.plot(places + shift, row, mark, color=colors[i % 4], label=label, markersize=5)
+                axis.plot(
+                    places + shift,
+                    row,
+                    mark,
+                    color=colors[i % len(colors)],
+                    label=label,
+                    markersize=5,
+                )
     axis.axhline(0.5, color="0.7", linewidth=1)
     axis.set_xticks(places, [SETS[name] for name in config.unfamiliar], rotation=20)
     axis.set(ylabel="AUROC", ylim=(0, 1.02), title="telling unfamiliar inputs, a mark per seed")
