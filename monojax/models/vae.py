@@ -170,7 +170,7 @@ def kl_to_prior(posterior: Posterior) -> jax.Array:
     near = jnp.abs(log_variance) < 0.25
     small = jnp.where(near, log_variance, 0)
     tail = jnp.ones_like(small)
-    for n in range(8, 2, -1):
+    for n in range(12, 2, -1):
         tail = 1 + small / n * tail
     far = jnp.where(near, 0, log_variance)
     excess = jnp.where(near, small**2 / 2 * tail, jnp.expm1(far) - far)

@@ -55,16 +55,10 @@ class GaussianDensity(struct.PyTreeNode):
         Raises:
           ValueError: on labels outside the classes, a class without two examples, other shapes.
         """
-        features, own, scale = _by_class(features, labels, num_classes, ridge)
+        gaps, own, means = _by_class(features, labels, num_classes, ridge)
         number = own.sum(axis=0)
-        means = (own.T @ features) / number[:, None]
-
-        def covariance(mean, weight):
-            gap = features - mean[None]
-            return (gap * weight[:, None]).T @ gap / weight.sum()
-
-        factors = jax.vmap(lambda m, w: _factor(covariance(m, w), ridge))(means, own.T)
-        return cls(means * scale, factors * scale, jnp.log(number / number.sum()))
+        factor = lambda weights: _factor(gaps * weights[:, None], weights.sum(), ridge)
+        return cls(means, jax.vmap(factor)(own.T), jnp.log(number / number.sum()))
 
     def score(self, features: Any) -> jax.Array:
         """Logarithm of the mixture's density.
@@ -117,10 +111,8 @@ class Mahalanobis(struct.PyTreeNode):
         Raises:
           ValueError: as :meth:`GaussianDensity.fit`.
         """
-        features, own, scale = _by_class(features, labels, num_classes, ridge)
-        means = (own.T @ features) / own.sum(axis=0)[:, None]
-        gaps = features - own @ means
-        return cls(means * scale, _factor(gaps.T @ gaps / len(features), ridge) * scale)
+        gaps, _, means = _by_class(features, labels, num_classes, ridge)
+        return cls(means, _factor(gaps, jnp.asarray(len(gaps), gaps.dtype), ridge))
 
     def score(self, features: Any) -> jax.Array:
         """Minus the squared distance to the nearest mean.
@@ -139,10 +131,10 @@ class Mahalanobis(struct.PyTreeNode):
 def _by_class(
     features: Any, labels: Any, num_classes: int, ridge: Any
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Features in at least float32 over a power of 2, a column of ones per class, that power.
+    """Gaps of the rows from their class's mean, in at least float32; ones per class; the means.
 
-    Divided so that their largest gap from the mean is near 1: squares stay in range. Rows of a
-    traced label that is no class are NaN, and so is the fit.
+    Less the first row of its class, a class keeps its digits far from the origin and beside any
+    other. Rows of a traced label that is no class are NaN, and so is the fit.
     """
     check_width(num_classes, "num_classes")
     check_number(ridge, "ridge", least=0)
@@ -159,10 +151,11 @@ def _by_class(
     features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
     own = jax.nn.one_hot(labels, num_classes, dtype=features.dtype)
     own = jnp.where(known_labels(labels, num_classes)[:, None], own, jnp.nan)
-    spread = jnp.max(jnp.abs(features - features[:1]))
-    _, power = jnp.frexp(jnp.where(spread > 0, spread, 1))
-    scale = jnp.ldexp(jnp.ones((), features.dtype), power - 1)
-    return features / scale, own, scale
+    rows = jnp.clip(labels, 0, num_classes - 1)
+    origins = features[jnp.argmax(own > 0, axis=0)]
+    beside = features - origins[rows]
+    shifts = (own / own.sum(axis=0)[None]).T @ beside
+    return beside - shifts[rows], own, origins + shifts
 
 
 def _features(features: Any, means: jax.Array) -> jax.Array:
@@ -179,8 +172,10 @@ def _distances(features: jax.Array, mean: jax.Array, factor: jax.Array) -> jax.A
     return jnp.sum(jnp.square(solved), axis=0)
 
 
-def _factor(covariance: jax.Array, ridge: Any) -> jax.Array:
-    """Cholesky factor of the covariance and as much of the identity as it takes."""
+def _factor(gaps: jax.Array, number: jax.Array, ridge: Any) -> jax.Array:
+    """Cholesky factor of the gaps' covariance and as much of the identity as it takes."""
+    scale = _scale(gaps)
+    covariance = (gaps / scale).T @ (gaps / scale) / number
     eye = jnp.eye(covariance.shape[0], dtype=covariance.dtype)
     size = jnp.trace(covariance) / covariance.shape[0] + jnp.finfo(covariance.dtype).tiny
     least = jnp.finfo(covariance.dtype).eps
@@ -196,4 +191,14 @@ def _factor(covariance: jax.Array, ridge: Any) -> jax.Array:
 
     share = jnp.asarray(ridge, covariance.dtype)
     start = jnp.linalg.cholesky(covariance + share * size * eye), share, jnp.zeros((), int)
-    return jax.lax.while_loop(failed, again, start)[0]
+    return jax.lax.while_loop(failed, again, start)[0] * scale
+
+
+def _scale(gaps: jax.Array) -> jax.Array:
+    """1; if squares would leave the range, the power of 2 that brings the largest gap near 1."""
+    info = jnp.finfo(gaps.dtype)
+    largest = jnp.max(jnp.abs(gaps))
+    fits = (largest > float(info.tiny) ** 0.4) & (largest < float(info.max) ** 0.4)
+    _, power = jnp.frexp(jnp.where(fits | ~(largest > 0), 1, largest))
+    power = jnp.clip(power - 1, info.minexp + 1, info.maxexp - 2)
+    return jnp.ldexp(jnp.ones((), gaps.dtype), power)

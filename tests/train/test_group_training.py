@@ -194,6 +194,12 @@ def test_a_penalty_at_the_convolution_needs_one_before_the_norm():
     config.penalties.group = dict(gamma=1.0, mu=50.0, form="gradient", at="convolution")
     with pytest.raises(ValueError, match="without the added convolution"):
         groups.check(config)
+    config.penalties.group.at = "maps"
+    groups.check(config)  # needs none
+    config.model.maps = 80
+    config.penalties.group.update(at="convolution", form="activation")
+    with pytest.raises(ValueError, match="form"):  # of outputs that may be negative
+        groups.check(config)
     config.penalties.group.at = "pooling"
     with pytest.raises(ValueError, match="did you mean 'convolution'"):
         groups.check(config)

@@ -67,7 +67,7 @@ def test_a_singular_covariance_is_regularised():
     assert np.isfinite(few.score(H)).all()
 
 
-@pytest.mark.parametrize("size", [1e-20, 1e20])
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1e20, 1e30])
 def test_densities_of_features_whose_squares_leave_the_range(size):
     """Features times s: the distances stay, the log-density of p dimensions moves by -p log s."""
     h, new = (np.float32(size) * a for a in (H, NEW))
@@ -75,6 +75,25 @@ def test_densities_of_features_whose_squares_leave_the_range(size):
     np.testing.assert_allclose(model(h, Y, 3).score(new), model(H, Y, 3).score(NEW), rtol=1e-3)
     moved = fit_density(H, Y, 3).score(NEW) - 4 * np.log(size)
     np.testing.assert_allclose(fit_density(h, Y, 3).score(new), moved, rtol=1e-3)
+
+
+def test_densities_keep_a_small_class_beside_a_large_one():
+    """Each class has its own range; a row far away spoils no other class, a far origin nothing."""
+    wide = H * np.where(Y == 0, 1e15, 1e-6)[:, None].astype(np.float32)
+    alone = fit_density(wide[Y > 0], Y[Y > 0] - 1, 2).score(wide[Y > 0])
+    together = fit_density(wide, Y, 3).score(wide[Y > 0])
+    np.testing.assert_allclose(together, alone + np.log(2 / 3), rtol=1e-4)
+    for far in (1e19, 1e25):
+        spoilt = H.copy()
+        spoilt[0] = far
+        model, clean = fit_density(spoilt, Y, 3), fit_density(H, Y, 3)
+        rest = model.log_densities(NEW)[:, 1:], clean.log_densities(NEW)[:, 1:]
+        np.testing.assert_allclose(*rest, rtol=1e-5)
+    shifted = np.concatenate([H, np.full((60, 1), 1e20, np.float32)], axis=1)
+    plain = np.concatenate([H, np.zeros((60, 1), np.float32)], axis=1)
+    np.testing.assert_allclose(
+        fit_density(shifted, Y, 3).score(shifted), fit_density(plain, Y, 3).score(plain), rtol=1e-5
+    )
 
 
 def test_a_traced_label_that_is_no_class_gives_nan():

@@ -58,7 +58,9 @@ def check(config: Any) -> None:
         at_least(penalty, 0, "gamma", "mu", at=f"config.penalties.{name}")
         if "at" in penalty:
             choice(penalty, ("maps", "convolution"), "at", at=f"config.penalties.{name}")
+        if penalty.get("at") == "convolution":
             layers(build(config, 10))
+            choice(penalty, ("gradient",), "form", at=f"config.penalties.{name}")
     for share in config.shares:
         if not 0 < share <= 1:
             raise ValueError(f"config.shares must lie in (0, 1], got {share!r}.")
