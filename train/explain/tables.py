@@ -286,6 +286,8 @@ def describe(config: Any) -> str:
         f"{math.ceil(_PATCHES.get(s.data, 784) / s.patches_in_step)} steps of "
         f"{s.patches_in_step} patches of 8 x 8, "
         f"{s.pixel_steps} steps of {s.pixels_in_step} pixels"
+        + (f", removal on {s.removed}" if "removed" in s else "")
+        + (f", noise on {s.sensitive}" if "sensitive" in s else "")
         for s in studies(config)
     )
     return (

@@ -72,8 +72,9 @@ def last_output(model: Any, variables: Any, x: jax.Array, **options: Any) -> tup
 def tail(model: Any, params: Any, output: jax.Array) -> Tail:
     """From one example's output of the last convolution to its logits.
 
-    The batch's mean and variance are held: an example is not moved through the others' norm, and
-    a shift of a whole map, which the norm would undo, counts.
+    The batch's mean and variance are held with respect to this input: an example is not moved
+    through the others' norm, and a shift of a whole map, which the norm would undo, counts. The
+    network's parameters have derivatives through them.
 
     Args:
       model: see :func:`layers`.
