@@ -80,6 +80,7 @@ def test_float32_pairs():
     assert info.converged.all() and info.steps.shape == (20,) and solve_report(info, 1 / 4.0).ok
 
 
+@pytest.mark.slow
 def test_leading_dimensions():
     """Any leading shape gives what the flat batch gives; two plain steps, short to compile."""
     net, params, x = make(solver=Solver("gradient", max_steps=2))

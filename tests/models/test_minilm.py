@@ -95,6 +95,7 @@ def test_forward_against_numpy_and_conversion_in_both_directions():
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), back, dict(variables)))
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing_and_all_masked_is_zero():
     module, variables = small()
     ids = np.random.default_rng(1).integers(0, 40, (2, 5)).astype(np.int32)
@@ -106,6 +107,7 @@ def test_padding_changes_nothing_and_all_masked_is_zero():
     assert (mean_pool(jnp.ones((1, 3, 2)), jnp.zeros((1, 3), bool)) == 0).all()
 
 
+@pytest.mark.slow
 def test_dropout_only_in_training():
     module, variables = small()
     ids = jnp.ones((2, 5), jnp.int32)

@@ -103,6 +103,7 @@ def test_mnist_network_has_the_maps_asked_for_and_carries_the_penalty():
 
 
 @pytest.mark.parametrize("module", [Bottleneck(2, 2), WideBlock(3), ExtraMaps(6, 3)])
+@pytest.mark.slow
 def test_batch_norm_over_two_devices_is_that_of_the_whole_batch(module):
     """Output and running statistics of 2 x 2 images agree with 4 on one device."""
     x = images(4, 6)
@@ -141,6 +142,7 @@ def test_networks_hand_the_axis_to_every_norm():
         assert text.count("psum") == norms
 
 
+@pytest.mark.slow
 def test_dropout_is_drawn_in_training_only():
     model = WideResNet(5, 10, 1, dropout=0.5)
     x = images()

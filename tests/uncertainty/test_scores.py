@@ -77,6 +77,7 @@ def test_densities_of_features_whose_squares_leave_the_range(size):
     np.testing.assert_allclose(fit_density(h, Y, 3).score(new), moved, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_densities_keep_a_small_class_beside_a_large_one():
     """Each class has its own range; a row far away spoils no other class, a far origin nothing."""
     wide = H * np.where(Y == 0, 1e15, 1e-6)[:, None].astype(np.float32)
@@ -96,6 +97,7 @@ def test_densities_keep_a_small_class_beside_a_large_one():
     )
 
 
+@pytest.mark.slow
 def test_a_traced_label_that_is_no_class_gives_nan():
     """It cannot raise under jit; -1 would pick the last class."""
     log_k = -np.abs(RNG.normal(size=(3, 4))).astype(np.float32)
