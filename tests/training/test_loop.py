@@ -313,30 +313,6 @@ def test_patience_needs_something_to_watch():
         go(None, best=None, patience=5)
 
 
-def test_the_last_short_batch_may_be_kept():
-    source = training.ArrayBatches(np.arange(10), 4, seed=0, keep_last=True)
-    assert source.batches_per_epoch == 3
-    parts = [next(source) for _ in range(6)]
-    assert [len(part) for part in parts] == [4, 4, 2, 4, 4, 2]
-    for epoch in (parts[:3], parts[3:]):
-        assert sorted(np.concatenate(epoch)) == list(range(10))
-    assert training.ArrayBatches(np.arange(8), 4, keep_last=True).batches_per_epoch == 2
-
-
-def test_batches_repeat_and_cover():
-    stream = training.ArrayBatches(np.arange(10), 3, seed=1)
-    epochs = [np.concatenate([next(stream) for _ in range(3)]) for _ in range(2)]
-    for epoch in epochs:
-        assert len(set(epoch.tolist())) == 9
-    assert (epochs[0] != epochs[1]).any()
-    stream.set_state({"step": 2})
-    np.testing.assert_array_equal(next(stream), epochs[0][6:])
-    with pytest.raises(ValueError, match=r"between 1 and the 10 examples, got 11"):
-        training.ArrayBatches(np.arange(10), 11)
-    with pytest.raises(ValueError, match=r"one common length, got \[9, 10\]"):
-        training.ArrayBatches({"a": np.arange(10), "b": np.arange(9)}, 2)
-
-
 def test_tensorboard_and_bar(tmp_path, capsys):
     go(tmp_path / "run", num_steps=2, tensorboard=True, bar=None)
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
@@ -347,28 +323,6 @@ def test_a_missing_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(ImportError, match=r"monojax\[train\]"):
         go(tmp_path / "run", tensorboard=True)
-
-
-def test_tables(tmp_path):
-    table = training.Table(["model", "error"], "Errors")
-    table.add("a, b", 0.5)
-    with pytest.raises(ValueError, match="2 cells, got 1"):
-        table.add("c")
-    path = table.write(tmp_path, "t", "`command`")
-    assert path.read_text().startswith(
-        "**Errors**\n\n| model | error |\n|-------|-------|\n| a, b "
-    )
-    assert (tmp_path / "t.csv").read_text() == 'model,error\n"a, b",0.5\n'
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["t.csv", "t.md"]
-    assert training.interval([1.0, 3.0]) == (2.0, 1.96 / np.sqrt(2))
-
-
-def test_atomic_writing_keeps_the_old_file_on_failure(tmp_path):
-    file = tmp_path / "a"
-    training.write_atomically(file, "old")
-    with pytest.raises(TypeError):
-        training.write_atomically(file, 3)
-    assert file.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
 def test_bookkeeping_changed_on_disk_is_noticed(tmp_path):

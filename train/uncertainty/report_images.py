@@ -9,6 +9,7 @@ import numpy as np
 from monojax.metrics import auroc, bootstrap
 from monojax.training import Table
 from train.reporting import figure, provenance, save_figure
+from train.uncertainty.data import SCALE
 from train.uncertainty.report import spread
 
 IMAGES = {
@@ -153,7 +154,7 @@ def _attacked(rows: Any, config: Any, workdir: Path, size: int) -> None:
     table = Table(
         ["row", "accuracy", "set", "AUROC", *(f"r = {r:g}" for r in (0, *part.radii))],
         f"AUROC against {part.attacked} images of each set that may be moved by r (l2, in the "
-        f"network's units: {1 / 0.353:.2f} for a whole grey range of one pixel), first seed",
+        f"network's units: {1 / SCALE:.2f} for a whole grey range of one pixel), first seed",
     )
     apart = Table(
         ["row", "smallest radius", "set", "certified", "median gap to training images"],
