@@ -178,3 +178,10 @@ def test_config_files_run_alone(checkout):
     """A config imports nothing heavy, so that a mistake in the command fails at once."""
     namespace = runpy.run_path(str(checkout / "train" / "configs" / "main.py"))
     assert namespace["get_config"]("quick").seeds == 2
+
+
+def test_every_test_file_has_a_name_of_its_own(checkout):
+    """pytest imports the files by their bare names, so two of one name stop a run of all tests."""
+    files = [path.name for path in (checkout / "tests").rglob("test_*.py")]
+    twice = sorted({name for name in files if files.count(name) > 1})
+    assert files and not twice, twice
