@@ -1,8 +1,8 @@
 """Small image sets as numpy arrays: MNIST, Fashion-MNIST, notMNIST, CIFAR-10.
 
 Files are read from the user's data folder and checked against their sha256; all but notMNIST
-can come from tensorflow-datasets or from folders of images instead. Pixels stay as they are
-stored.
+can come from tensorflow-datasets or from folders of images instead, MNIST and Fashion-MNIST from
+the IDX files of their authors. Pixels stay as they are stored.
 """
 
 import importlib.util
@@ -16,6 +16,7 @@ import numpy as np
 from monojax.base.extras import require
 from monojax.data.downloads import one_error
 from monojax.data.folders import int32_labels, list_images
+from monojax.data.idx import SPLITS, read_split
 from monojax.data.locate import MissingDataError, external_bytes
 from monojax.data.pixels import to_eight_bits
 
@@ -70,7 +71,8 @@ def mnist(data_dir: PathLike | None = None, *, source: str = "files") -> ImageSp
       data_dir: the folder with ``images/mnist.npz``, or None for ``MONOJAX_DATA``; for
         tensorflow-datasets its own folder, or None for its default; for "directory" see
         :func:`from_directory`.
-      source: "files", "tfds" (which may order and download as it likes) or "directory".
+      source: "files", "tfds" (which may order and download as it likes), "directory", or "idx",
+        the authors' four files in ``data_dir``, gzipped or not.
 
     Returns:
       ImageSplits, images uint8 `[n, 28, 28]`.
@@ -86,11 +88,12 @@ def mnist(data_dir: PathLike | None = None, *, source: str = "files") -> ImageSp
 def fashion_mnist(data_dir: PathLike | None = None, *, source: str = "files") -> ImageSplits:
     """Zalando's articles: 28 x 28, classes 0 (T-shirt) to 9 (ankle boot), 10,000 for testing.
 
-    **The file holds the first 20,000 training images**; tensorflow-datasets has all 60,000.
+    **The file holds the first 20,000 training images**; tensorflow-datasets and the authors' own
+    files ("idx") have all 60,000.
 
     Args:
       data_dir: as in :func:`mnist`.
-      source: "files", "tfds" or "directory".
+      source: "files", "tfds", "directory" or "idx".
 
     Returns:
       ImageSplits, images uint8 `[n, 28, 28]`.
@@ -189,8 +192,11 @@ def _splits(name: str, data_dir: PathLike | None, source: str) -> ImageSplits:
         return from_tfds(name, data_dir)
     if source == "directory":
         return from_directory(data_dir)
+    if source == "idx" and name != "cifar10":
+        return ImageSplits(*(part for split in SPLITS for part in read_split(data_dir, split)))
     if source != "files":
-        raise ValueError(f"source must be 'files', 'tfds' or 'directory', got {source!r}.")
+        known = "'tfds' or 'directory'" if name == "cifar10" else "'tfds', 'directory' or 'idx'"
+        raise ValueError(f"source of {name} must be 'files', {known}, got {source!r}.")
     arrays = read_npz(name, data_dir)
     return ImageSplits(
         arrays["x_train"],

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from monojax.base.checks import check_labels, check_number, one_of
-from monojax.base.labels import own_column
+from monojax.base.labels import known_labels, own_column
 from monojax.groups.slices import check_features, slice_sums
 
 Head = Callable[[jax.Array], jax.Array]
@@ -119,4 +119,6 @@ def group_logits(
             "lambda a: head(a[None])[0]."
         )
     slopes = jax.vmap(jax.grad(lambda a, y: head(a)[y]))(features, labels)
+    wrong = ~known_labels(labels, num_classes)  # traced ones: their slopes would be another's
+    slopes = jnp.where(wrong.reshape(-1, *(1,) * (slopes.ndim - 1)), jnp.nan, slopes)
     return slice_sums(slopes, num_classes)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from monojax.base.checks import check_labels, known
+from monojax.base.labels import known_labels, own_column
 from monojax.groups.slices import total_activation
 
 
@@ -136,7 +137,7 @@ def class_report(totals: jax.Array, logits: jax.Array, labels: Any) -> ClassRepo
       labels: integers `[b]`.
 
     Returns:
-      ClassReport.
+      ClassReport; a traced label that is no class makes every mean NaN and is counted nowhere.
 
     Raises:
       ValueError: on shapes that disagree, labels out of range, negative concrete totals.
@@ -149,14 +150,18 @@ def class_report(totals: jax.Array, logits: jax.Array, labels: Any) -> ClassRepo
     num_classes = shares.shape[1]
     labels = check_labels(labels, len(shares), num_classes)
     named, predicted = jnp.argmax(shares, axis=1), jnp.argmax(logits, axis=1)
-    count = jnp.zeros(num_classes, jnp.int32).at[labels].add(1)
+    own = own_column(shares, labels)
+    inside = known_labels(labels, num_classes)
+    rows = jnp.where(inside, labels, num_classes)  # what is no class falls beyond the last
+    count = jnp.zeros(num_classes, jnp.int32).at[rows].add(1, mode="drop")
 
     def mean(values):
-        sums = jnp.zeros(num_classes, shares.dtype).at[labels].add(values.astype(shares.dtype))
-        return sums / jnp.where(count > 0, count, jnp.nan)
+        values = values.astype(shares.dtype)
+        sums = jnp.zeros(num_classes, shares.dtype).at[rows].add(values, mode="drop")
+        return sums / jnp.where((count > 0) & inside.all(), count, jnp.nan)
 
-    own = jnp.take_along_axis(shares, labels[:, None], axis=1)[:, 0]
-    confusion = jnp.zeros((num_classes, num_classes), jnp.int32).at[labels, named].add(1)
+    confusion = jnp.zeros((num_classes, num_classes), jnp.int32)
+    confusion = confusion.at[rows, named].add(1, mode="drop")
     return ClassReport(
         examples=count,
         output_accuracy=mean(predicted == labels),

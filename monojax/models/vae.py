@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from monojax.base.checks import check_width, check_widths, one_of
+from monojax.base.checks import check_width, check_widths, is_concrete, one_of
+from monojax.base.labels import known_labels
 from monojax.layers.strided import DoublingConv, HalvingConv
 
 LIKELIHOODS = ("bernoulli", "gaussian")
@@ -213,10 +215,28 @@ def share_posteriors(a: Posterior, b: Posterior, changed: jax.Array) -> tuple[Po
       changed: integers `[...]`: the latent of the factor that a pair differs in.
 
     Returns:
-      The two posteriors to decode; means and variances are averaged.
+      The two posteriors to decode; means and variances are averaged. NaN where a traced
+      ``changed`` is no latent.
+
+    Raises:
+      ValueError: if a concrete ``changed`` is no latent, or not one of a pair.
     """
-    own = jax.nn.one_hot(changed, a.mean.shape[-1], dtype=bool)
-    mean = (a.mean + b.mean) / 2
+    latents = a.mean.shape[-1]
+    changed = changed if isinstance(changed, jax.Array) else np.asarray(changed)
+    if changed.shape != a.mean.shape[:-1] or not jnp.issubdtype(changed.dtype, jnp.integer):
+        raise ValueError(
+            f"changed must name one latent of every pair, integers of shape {a.mean.shape[:-1]}, "
+            f"got {changed.dtype} of shape {changed.shape}."
+        )
+    if is_concrete(changed) and changed.size:
+        low, high = np.min(changed), np.max(changed)
+        if low < 0 or high >= latents:
+            raise ValueError(
+                f"changed must be latents from 0 to {latents - 1}, got values from {low} to {high}."
+            )
+    changed = jnp.asarray(changed)[..., None]
+    own = changed == jnp.arange(latents).reshape((1,) * (changed.ndim - 1) + (-1,))
+    mean = jnp.where(known_labels(changed, latents), (a.mean + b.mean) / 2, jnp.nan)
     log_variance = jnp.logaddexp(a.log_variance, b.log_variance) - jnp.log(2.0).astype(mean.dtype)
     first, second = (
         Posterior(jnp.where(own, p.mean, mean), jnp.where(own, p.log_variance, log_variance))

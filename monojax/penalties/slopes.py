@@ -11,6 +11,7 @@ import numpy as np
 from monojax.base.checks import check_function, check_labels, check_output, check_points, one_of
 from monojax.base.compat import as_varying, varying_axes
 from monojax.base.directions import check_directions
+from monojax.base.labels import known_labels
 from monojax.penalties.columns import perturbed
 
 Fn = Callable[[jax.Array], jax.Array]
@@ -132,6 +133,9 @@ class Slopes:
     def __call__(self, points: jax.Array, labels: Any) -> tuple[jax.Array, jax.Array]:
         """``(values, slopes)``: `[n]` or `[n, c]`, and `[n, m]` or `[n, c, m]`."""
         values, slopes = jax.vmap(self._one)(points, labels)
+        if labels is not None:  # what a traced label out of range would pick is NaN
+            wrong = ~known_labels(labels, values.shape[1])
+            slopes = jnp.where(wrong[:, None], jnp.nan, slopes)
         # Our own promise: one row per point, one slope per column.
         chex.assert_equal_shape_prefix((slopes, points), 1)
         chex.assert_axis_dimension(slopes, -1, len(self.columns))

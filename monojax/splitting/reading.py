@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from monojax.base.checks import is_concrete
+from monojax.base.labels import known_labels
 from monojax.splitting.axes import Axes
 from monojax.splitting.modes import Mode
 from monojax.splitting.pair import Frozen, Pair, SplitError, both
@@ -91,7 +92,7 @@ def check_target(target: Any, classes: int | None) -> jax.Array:
       classes: number of outputs, None for a scalar.
 
     Returns:
-      float array; all zero for a traced target out of range, which cannot be raised.
+      float array; NaN for a traced target out of range, which cannot be raised.
 
     Raises:
       ValueError: if a concrete target is out of range.
@@ -110,7 +111,8 @@ def check_target(target: Any, classes: int | None) -> jax.Array:
         raise ValueError(
             f"target {int(target)} is out of range: fn has {classes} outputs, 0 to {classes - 1}."
         )
-    return jax.nn.one_hot(target, classes)
+    target = jnp.asarray(target)
+    return jnp.where(known_labels(target, classes), jax.nn.one_hot(target, classes), jnp.nan)
 
 
 def _dtype(x: Any) -> Any:

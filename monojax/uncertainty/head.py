@@ -192,7 +192,8 @@ class DUQ(nn.Module):
 
         Args:
           features: `[n, p]`, floating.
-          labels: integers `[n]` in [0, c).
+          labels: integers `[n]` in [0, c); a traced one that is no class moves no centroid, and
+            the counts lack it.
           weights: 0 for rows that only fill a batch, `[n]`; None counts all rows as 1.
 
         Returns:

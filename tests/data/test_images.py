@@ -37,7 +37,7 @@ def test_a_missing_or_another_file_is_named(tmp_path):
     (tmp_path / "images" / "mnist.npz").write_bytes(b"something else")
     with pytest.raises(ValueError, match="is not the expected file"):
         mnist(tmp_path)
-    with pytest.raises(ValueError, match="'tfds' or 'directory', got 'web'"):
+    with pytest.raises(ValueError, match="'tfds', 'directory' or 'idx', got 'web'"):
         mnist(tmp_path, source="web")
 
 

@@ -194,6 +194,21 @@ def test_class_report_counts_by_hand():
     np.testing.assert_array_equal(report.confusion, [[1, 1, 0], [1, 1, 0], [0, 0, 0]])
 
 
+@pytest.mark.parametrize("wrong", [-1, 3])
+def test_a_traced_label_that_is_no_class_is_no_other_class(wrong):
+    """It cannot raise: the means are NaN, the counts lack it."""
+    totals = jnp.array([[3.0, 1.0, 0.0], [0.0, 1.0, 1.0]])
+    report = jax.jit(groups.class_report)(totals, totals, jnp.array([0, wrong]))
+    np.testing.assert_array_equal(report.examples, [1, 0, 0])
+    np.testing.assert_array_equal(report.confusion, [[1, 0, 0], [0, 0, 0], [0, 0, 0]])
+    for means in report[1:5]:
+        assert np.isnan(means).all()
+    slopes = lambda y: groups.group_logits(totals, y, 3, head=lambda a: a**2)
+    np.testing.assert_array_equal(
+        jax.jit(slopes)(jnp.array([0, wrong])), [[6.0, 0.0, 0.0], [np.nan] * 3]
+    )
+
+
 def test_shares_of_nan_stay_nan_under_jit():
     totals = jnp.array([[jnp.nan, 1.0], [1.0, 3.0], [0.0, 0.0]])
     shares = np.asarray(jax.jit(groups.class_shares)(totals))

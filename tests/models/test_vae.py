@@ -147,6 +147,22 @@ def test_pairs_share_all_but_the_changed_latent():
     np.testing.assert_allclose(jnp.exp(second.log_variance), [[2, 3, 5]], rtol=1e-6)
 
 
+def test_pairs_that_differ_in_no_latent():
+    pair = Posterior(jnp.ones((2, 3)), jnp.zeros((2, 3)))
+    for changed, message in (
+        ([0, 3], "from 0 to 2, got values from 0 to 3"),
+        ([-1, 0], "from 0 to 2, got values from -1 to 0"),
+        ([0], r"integers of shape \(2,\), got int\d+ of shape \(1,\)"),
+        ([0.0, 1.0], "got float"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            share_posteriors(pair, pair, np.asarray(changed))
+    for wrong in (-1, 3):  # traced, it cannot raise: that pair is NaN, the other is not
+        first, second = jax.jit(share_posteriors)(pair, pair, jnp.asarray([1, wrong]))
+        for mean in (np.asarray(first.mean), np.asarray(second.mean)):
+            assert np.isfinite(mean[0]).all() and np.isnan(mean[1]).all()
+
+
 def test_one_knob_at_a_time():
     z = np.arange(6.0).reshape(2, 3)
     turned = np.asarray(traverse(jnp.asarray(z), 1, jnp.asarray([0.0, 0.5])))

@@ -202,3 +202,31 @@ def test_slopes_inside_shard_map_are_each_device_s_own(outputs):
     args = jax.device_put(scale, where[0]), jax.device_put(jnp.ones((1, 2)), where[1])
     run = jax.shard_map(slopes, mesh=mesh, in_specs=(P("b"), P()), out_specs=P("b"))
     np.testing.assert_allclose(jax.jit(run)(*args), scale)
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("wrong", [-1, 2])
+def test_a_traced_label_that_is_no_output_is_nan(entry, wrong):
+    """Under jit it cannot raise, and must not be taken for the last output: NaN, and violated."""
+    fn = lambda x: jnp.stack([-x[0], x[0] + x[1]])
+    points = jnp.ones((3, 2))
+    labels = jnp.asarray([0, wrong, 1])
+    ask = lambda labels: ENTRIES[entry](fn, points, (1, 1), outputs="label", labels=labels)
+    found = jax.jit(ask)(labels)
+    if entry == "violations":
+        np.testing.assert_array_equal(found, [True, True, False])
+    elif entry == "rate":
+        np.testing.assert_allclose(found, 2 / 3, rtol=1e-6)  # one rounding
+    else:
+        assert any(np.isnan(np.asarray(leaf)).any() for leaf in jax.tree.leaves(found)), found
+    with pytest.raises(ValueError, match="labels must lie in"):
+        ask(np.asarray(labels))
+
+
+def test_slopes_of_the_other_points_stay():
+    fn = lambda x: jnp.stack([-x[0], x[0] + x[1]])
+    ask = lambda labels: mj.penalties.signed_slopes(
+        fn, jnp.ones((3, 2)), (1, 1), outputs="label", labels=labels
+    )
+    _, slopes = jax.jit(ask)(jnp.asarray([0, -1, 1]))
+    np.testing.assert_array_equal(slopes, [[-1, 0], [np.nan, np.nan], [1, 1]])

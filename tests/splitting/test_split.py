@@ -347,3 +347,13 @@ def test_parameters_in_the_place_of_the_function(given):
             TypeError, match=r"fn must be a function, got .*net\.apply\(params, x\)"
         ):
             call()
+
+
+@pytest.mark.parametrize("wrong", [-1, 4])
+def test_a_traced_target_that_is_no_output_is_nan(wrong):
+    """It cannot raise under jit; a map of zeros would pass for "nothing matters"."""
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4)), jnp.float32)
+    fn = lambda x: jnp.maximum(x @ weights, 0)
+    explain = lambda target: mj.attribution.split_grad(fn, jnp.ones(3), target)
+    assert np.isnan(jax.jit(explain)(wrong)).all()
+    np.testing.assert_array_equal(jax.jit(explain)(2), explain(2))

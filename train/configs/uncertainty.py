@@ -5,8 +5,8 @@ python -m train --config train/configs/uncertainty.py[:MODE] [--workdir RUN]
 Modes: "full" (everything, as published: hours), "reduced" (two moons whole; FashionMNIST at 14x14
 with one seed), "moons", "certificate" and "images" for one part each, and "quick", a smoke run.
 FashionMNIST, MNIST and notMNIST are read from MONOJAX_DATA. The file has 20,000 of the 60,000
-training images; with --config.images.source=directory --config.images.data_dir=DIR, which holds the
-four IDX files (Debian's package dataset-fashion-mnist), all are used.
+training images; all are used with --config.images.source=idx --config.images.data_dir=DIR, which
+holds the four IDX files of its authors (Debian's package dataset-fashion-mnist).
 """
 
 import ml_collections
