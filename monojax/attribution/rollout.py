@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from monojax.base.checks import is_concrete, one_of
+from monojax.base.labels import own_column
 from monojax.splitting.modes import Mode
 from monojax.splitting.pair import Frozen, Pair, SplitError
 from monojax.splitting.transform import trace
@@ -104,7 +105,8 @@ def attention_rollout(
       heads: "mean" as published, "max" or "min" over heads.
 
     Returns:
-      `[t]`, or `[t, t]` for query None; rows of the matrix sum to 1.
+      `[t]`, or `[t, t]` for query None; rows of the matrix sum to 1. NaN for a traced query that is
+      no token.
 
     Raises:
       ValueError: if fn has no attention over one set of tokens, or on a wrong option.
@@ -131,7 +133,10 @@ def attention_rollout(
         rollout = (mixed / mixed.sum(axis=1, keepdims=True)) @ rollout
     if query is None:
         return rollout
-    return rollout.mean(axis=0) if isinstance(query, str) else rollout[query]
+    if isinstance(query, str):
+        return rollout.mean(axis=0)
+    # A traced one that is no token cannot be refused, and must not be taken for another.
+    return own_column(rollout.T, jnp.broadcast_to(jnp.asarray(query), (num,)))
 
 
 def _checked(query: Any, num: int) -> Any:

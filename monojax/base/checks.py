@@ -11,6 +11,7 @@ import numpy as np
 
 from monojax.base.choices import choose as choose
 from monojax.base.choices import one_of as one_of
+from monojax.base.labels import wide_enough
 
 
 def is_concrete(x: Any) -> bool:
@@ -200,14 +201,13 @@ def check_labels(labels: Any, num: int, num_outputs: int) -> jax.Array:
         )
     if is_concrete(labels):
         found = np.asarray(labels)
-        if found.min() < 0 or found.max() >= num_outputs:
+        if found.size and (found.min() < 0 or found.max() >= num_outputs):
             raise ValueError(
                 f"labels must lie in [0, {num_outputs - 1}] for {num_outputs} outputs, "
                 f"got values from {found.min()} to {found.max()}."
             )
         return jnp.asarray(found.astype(np.int32))  # in range now, whatever their width was
-    # Narrow ones cannot count up to all classes.
-    return labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
+    return wide_enough(labels)
 
 
 def check_box(

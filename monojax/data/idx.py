@@ -15,11 +15,15 @@ SPLITS = ("train", "t10k")
 """How the names of the files of the two parts begin."""
 
 
+MOST = 2**31 - 1
+"""Values that an axis may have: the format's lengths are signed."""
+
+
 def read_idx(path: PathLike) -> np.ndarray:
     """The array of one IDX file of bytes.
 
     Args:
-      path: the file; a name that ends in .gz is unpacked.
+      path: the file, gzipped or not, whatever its name.
 
     Returns:
       uint8, of the shape that the file tells.
@@ -32,8 +36,10 @@ def read_idx(path: PathLike) -> np.ndarray:
     Source: the format that LeCun, Cortes and Burges published MNIST in: two zero bytes, 8 for
     unsigned bytes, the number of axes, their lengths as big-endian int32, then the values.
     """
-    path = Path(path)
-    open_ = gzip.open if path.suffix == ".gz" else open
+    path = Path(path).expanduser()
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    open_ = gzip.open if packed else open
     try:
         with open_(path, "rb") as file:
             start = file.read(4)
@@ -49,7 +55,7 @@ def read_idx(path: PathLike) -> np.ndarray:
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is no whole gzip archive: {error}.") from error
     size = int(np.prod(shape, dtype=object))
-    if len(rest) != size:
+    if len(rest) != size or max(shape) > MOST:
         raise ValueError(
             f"{path} has {len(rest)} values where its header tells of {size}, shape {shape}: it is "
             "cut short or damaged."
@@ -97,8 +103,8 @@ def _find(folder: PathLike | None, stem: str, kind: str) -> Path:
             f"source='idx' needs data_dir=, the folder of {names[1]} and its three siblings."
         )
     for name in names:
-        if (path := Path(folder) / name).is_file():
+        if (path := Path(folder).expanduser() / name).is_file():
             return path
     raise MissingDataError(
-        f"{folder} has no file {names[1]}; also looked for {names[0]}, {names[2:]}."
+        f"{folder} has no file {names[1]}; also looked for {', '.join((names[0], *names[2:]))}."
     )

@@ -1,10 +1,11 @@
 """Small image sets as numpy arrays: MNIST, Fashion-MNIST, notMNIST, CIFAR-10.
 
-Files are read from the user's data folder and checked against their sha256; all but notMNIST
-can come from tensorflow-datasets or from folders of images instead, MNIST and Fashion-MNIST from
+Files are read from the user's data folder and checked against their sha256. All but notMNIST can
+come from tensorflow-datasets or from folders of images instead, MNIST and Fashion-MNIST from
 the IDX files of their authors. Pixels stay as they are stored.
 """
 
+import hashlib
 import importlib.util
 import io
 import os
@@ -51,6 +52,11 @@ FILES = {
     ),
 }
 """Set to its path in the data folder, the file's sha256, and what it is."""
+TEST_LABELS = {
+    "mnist": "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
+    "fashion_mnist": "3d0e6c6ea990b53b6f8f500a41cac93881d981b315f84578b7d915342ade01e9",
+}
+"""sha256 of the 10,000 test labels as bytes, as published."""
 
 
 class ImageSplits(NamedTuple):
@@ -72,7 +78,8 @@ def mnist(data_dir: PathLike | None = None, *, source: str = "files") -> ImageSp
         tensorflow-datasets its own folder, or None for its default; for "directory" see
         :func:`from_directory`.
       source: "files", "tfds" (which may order and download as it likes), "directory", or "idx",
-        the authors' four files in ``data_dir``, gzipped or not.
+        the authors' four files in ``data_dir``, gzipped or not, which are not checked otherwise
+        than against being the other set.
 
     Returns:
       ImageSplits, images uint8 `[n, 28, 28]`.
@@ -193,7 +200,7 @@ def _splits(name: str, data_dir: PathLike | None, source: str) -> ImageSplits:
     if source == "directory":
         return from_directory(data_dir)
     if source == "idx" and name != "cifar10":
-        return ImageSplits(*(part for split in SPLITS for part in read_split(data_dir, split)))
+        return _from_idx(name, data_dir)
     if source != "files":
         known = "'tfds' or 'directory'" if name == "cifar10" else "'tfds', 'directory' or 'idx'"
         raise ValueError(f"source of {name} must be 'files', {known}, got {source!r}.")
@@ -204,6 +211,16 @@ def _splits(name: str, data_dir: PathLike | None, source: str) -> ImageSplits:
         arrays["x_test"],
         arrays["y_test"].astype(np.int32),
     )
+
+
+def _from_idx(name: str, data_dir: PathLike | None) -> ImageSplits:
+    """The authors' files. Both sets' have the same names: the test labels tell them apart."""
+    splits = ImageSplits(*(part for split in SPLITS for part in read_split(data_dir, split)))
+    found = hashlib.sha256(splits.y_test.astype(np.uint8).tobytes()).hexdigest()
+    for other, digest in TEST_LABELS.items():
+        if found == digest and other != name:
+            raise ValueError(f"{data_dir} holds {other}, not {name}.")
+    return splits
 
 
 def from_tfds(name: str, data_dir: PathLike | None = None) -> ImageSplits:

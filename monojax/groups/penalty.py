@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from monojax.base.checks import check_labels, check_number, one_of
+from monojax.base.compat import as_varying, varying_axes
 from monojax.base.labels import known_labels, own_column
 from monojax.groups.slices import check_features, slice_sums
 
@@ -110,6 +111,7 @@ def group_logits(
             "form='gradient' differentiates the head: pass head=, which maps the features of one "
             "example to logits, or use form='activation'."
         )
+    labels = check_labels(labels, len(features), num_classes)
     out = jax.eval_shape(head, jax.ShapeDtypeStruct(features.shape[1:], features.dtype))
     if getattr(out, "shape", None) != (num_classes,):
         found = jax.tree.map(lambda leaf: leaf.shape, out)
@@ -118,6 +120,7 @@ def group_logits(
             f"{num_classes} logits, got {found}; for a linen head that takes batches use "
             "lambda a: head(a[None])[0]."
         )
+    features = as_varying(features, varying_axes(labels))  # slopes are each example's own
     slopes = jax.vmap(jax.grad(lambda a, y: head(a)[y]))(features, labels)
     wrong = ~known_labels(labels, num_classes)  # traced ones: their slopes would be another's
     slopes = jnp.where(wrong.reshape(-1, *(1,) * (slopes.ndim - 1)), jnp.nan, slopes)

@@ -156,8 +156,9 @@ def class_report(totals: jax.Array, logits: jax.Array, labels: Any) -> ClassRepo
     count = jnp.zeros(num_classes, jnp.int32).at[rows].add(1, mode="drop")
 
     def mean(values):
-        values = values.astype(shares.dtype)
-        sums = jnp.zeros(num_classes, shares.dtype).at[rows].add(values, mode="drop")
+        # Of at least 32 bits: sums of bfloat16 end at 256.
+        values = values.astype(jnp.promote_types(shares.dtype, jnp.float32))
+        sums = jnp.zeros(num_classes, values.dtype).at[rows].add(values, mode="drop")
         return sums / jnp.where((count > 0) & inside.all(), count, jnp.nan)
 
     confusion = jnp.zeros((num_classes, num_classes), jnp.int32)

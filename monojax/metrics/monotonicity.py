@@ -54,7 +54,8 @@ def violations(
       directions: integers `[d]` (`[c, d]` for "paired"): +1, -1 or 0 per input.
       outputs: for a vector-valued ``fn``: "max", "all", "label" or "paired", as in
         :func:`monojax.monotonicity_penalty`.
-      labels: integers `[n]`, for ``outputs="label"``.
+      labels: integers `[n]`, for ``outputs="label"``. A traced one that is no output cannot be
+        refused: its slopes are NaN, which counts as violated.
       batch_size: points evaluated at once, which bounds the memory.
 
     Returns:
@@ -95,7 +96,8 @@ def violation_rate(
       directions: integers `[d]` (`[c, d]` for "paired"): +1, -1 or 0 per input.
       outputs: for a vector-valued ``fn``: "max", "all", "label" or "paired", as in
         :func:`monojax.monotonicity_penalty`.
-      labels: integers `[n]`, for ``outputs="label"``.
+      labels: integers `[n]`, for ``outputs="label"``. A traced one that is no output cannot be
+        refused: its slopes are NaN, which counts as violated.
       batch_size: points evaluated at once, which bounds the memory.
 
     Returns:
@@ -137,7 +139,8 @@ def monotonicity_report(
       points: float, shape `[n, d]`.
       directions: as in :func:`violation_rate`.
       outputs: as in :func:`violation_rate`.
-      labels: integers `[n]`, for ``outputs="label"``.
+      labels: integers `[n]`, for ``outputs="label"``. A traced one that is no output cannot be
+        refused: its slopes are NaN, which counts as violated.
       batch_size: points evaluated at once.
 
     Returns:

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from monojax.base.checks import is_concrete
+from monojax.base.labels import known_labels
 from monojax.base.tags import tag
 from monojax.models.pretrained import Entry, convert
 from monojax.models.tensor_files import read_tensors
@@ -91,10 +93,21 @@ class MiniLM(nn.Module):
         ]
 
     def embed(self, ids: jax.Array) -> jax.Array:
-        """Token ids `[b, t]` to the sum of word, position and type embeddings `[b, t, width]`."""
+        """Token ids `[b, t]` to the sum of word, position and type embeddings `[b, t, width]`.
+
+        NaN for a traced id outside the vocabulary.
+        """
         if ids.ndim != 2 or ids.shape[1] > MAX_LENGTH:
             raise ValueError(f"ids must be [b, t] with t <= {MAX_LENGTH}, got {ids.shape}.")
+        if is_concrete(ids) and ids.size:
+            low, high = np.asarray(ids).min(), np.asarray(ids).max()
+            if low < 0 or high >= self.vocabulary:
+                raise ValueError(
+                    f"ids must lie in 0 to {self.vocabulary - 1}, got values from {low} to {high}."
+                )
         positions = jnp.arange(ids.shape[1])[None]
+        # A negative one would count from the vocabulary's end.
+        ids = jnp.where(known_labels(ids, self.vocabulary), ids, self.vocabulary)
         return self.words(ids) + self.positions(positions) + self.types(jnp.zeros_like(ids[:1]))
 
     def states(

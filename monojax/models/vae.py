@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from monojax.base.checks import check_width, check_widths, is_concrete, one_of
-from monojax.base.labels import known_labels
+from monojax.base.labels import known_labels, wide_enough
 from monojax.layers.strided import DoublingConv, HalvingConv
 
 LIKELIHOODS = ("bernoulli", "gaussian")
@@ -212,7 +212,7 @@ def share_posteriors(a: Posterior, b: Posterior, changed: jax.Array) -> tuple[Po
     Args:
       a: of the first pictures, `[..., latents]`.
       b: of the second.
-      changed: integers `[...]`: the latent of the factor that a pair differs in.
+      changed: integers `[...]`, or one for all: the latent of the factor that a pair differs in.
 
     Returns:
       The two posteriors to decode; means and variances are averaged. NaN where a traced
@@ -223,18 +223,21 @@ def share_posteriors(a: Posterior, b: Posterior, changed: jax.Array) -> tuple[Po
     """
     latents = a.mean.shape[-1]
     changed = changed if isinstance(changed, jax.Array) else np.asarray(changed)
+    if not changed.shape:  # one latent for all pairs
+        changed = jnp.broadcast_to(changed, a.mean.shape[:-1])
     if changed.shape != a.mean.shape[:-1] or not jnp.issubdtype(changed.dtype, jnp.integer):
         raise ValueError(
             f"changed must name one latent of every pair, integers of shape {a.mean.shape[:-1]}, "
             f"got {changed.dtype} of shape {changed.shape}."
         )
     if is_concrete(changed) and changed.size:
-        low, high = np.min(changed), np.max(changed)
+        found = np.asarray(changed)
+        low, high = found.min(), found.max()
         if low < 0 or high >= latents:
             raise ValueError(
                 f"changed must be latents from 0 to {latents - 1}, got values from {low} to {high}."
             )
-    changed = jnp.asarray(changed)[..., None]
+    changed = wide_enough(jnp.asarray(changed))[..., None]
     own = changed == jnp.arange(latents).reshape((1,) * (changed.ndim - 1) + (-1,))
     mean = jnp.where(known_labels(changed, latents), (a.mean + b.mean) / 2, jnp.nan)
     log_variance = jnp.logaddexp(a.log_variance, b.log_variance) - jnp.log(2.0).astype(mean.dtype)

@@ -44,7 +44,8 @@ def monotonicity_penalty(
       outputs: which output of a vector-valued ``fn`` to hold monotone: every one ("all"), the
         largest at each point ("max": the others may fall), the labelled one ("label"), or output
         k in its own row k of ``directions`` ("paired"). None takes a ``fn`` with one output.
-      labels: integers `[n]`, for ``outputs="label"``.
+      labels: integers `[n]`, for ``outputs="label"``. A traced one that is no output cannot be
+        refused: its slopes are NaN, the penalty too, and no gradient comes from that point.
       axis_name: inside `pmap` or `shard_map`, the axis over which points are split; the result
         is then the penalty over the points of all devices, equal on all of them.
 
@@ -96,7 +97,8 @@ def value_and_penalty(
       reduce: "mean" or "max".
       margin: slopes below it count as violations.
       outputs: None, "max", "all", "label" or "paired".
-      labels: integers `[n]`, for ``outputs="label"``.
+      labels: integers `[n]`, for ``outputs="label"``. A traced one that is no output cannot be
+        refused: its slopes are NaN, the penalty too, and no gradient comes from that point.
       axis_name: the `pmap` axis over which points are split.
 
     Returns:

@@ -23,7 +23,8 @@ def uniform_points(key: jax.Array, num: int, low: Any, high: Any, *, first: Any 
       num: number of points.
       low: lower corner, shape `[d]`.
       high: upper corner, shape `[d]`.
-      first: index of the first point, for devices that draw points first..first+num-1 of a set.
+      first: index of the first point, for devices that draw points first..first+num-1 of a set;
+        a traced one counts modulo 2^32.
 
     Returns:
       float array `[num, d]`.

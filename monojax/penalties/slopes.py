@@ -34,7 +34,8 @@ def signed_slopes(
       points: float, shape `[n, d]`.
       directions: as in :func:`monojax.monotonicity_penalty`.
       outputs: which output of a vector-valued ``fn``: "max", "all", "label" or "paired".
-      labels: integers `[n]`, for ``outputs="label"``.
+      labels: integers `[n]`, for ``outputs="label"``. A traced one that is no output cannot be
+        refused: its slopes are NaN.
 
     Returns:
       ``(values, slopes)``: `[n]` or `[n, c]`, and `[n, d]`, or `[n, c, d]` for "all" and
@@ -107,7 +108,10 @@ class Slopes:
         # Inside shard_map a derivative by what all devices share is summed over them: each point
         # and its perturbation are the device's own.
         out = jax.eval_shape(lambda points: fn(points[0]), points)
-        points = as_varying(points, varying_axes(out))
+        axes = varying_axes(out)
+        if labels is not None:
+            axes |= varying_axes(labels)
+        points = as_varying(points, axes)
         return cls(fn, points, directions, outputs), points, labels
 
     def _rule(self, fn, outputs: Outputs, scalar: bool):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from monojax.base.checks import is_concrete
-from monojax.base.labels import known_labels
+from monojax.base.labels import known_labels, wide_enough
 from monojax.splitting.axes import Axes
 from monojax.splitting.modes import Mode
 from monojax.splitting.pair import Frozen, Pair, SplitError, both
@@ -107,11 +107,14 @@ def check_target(target: Any, classes: int | None) -> jax.Array:
             f"target must be one integer in [0, {classes - 1}], got {target!r}; "
             "for many examples use jax.vmap over x and target."
         )
-    if is_concrete(target) and not 0 <= int(target) < classes:
-        raise ValueError(
-            f"target {int(target)} is out of range: fn has {classes} outputs, 0 to {classes - 1}."
-        )
-    target = jnp.asarray(target)
+    if is_concrete(target):
+        if not 0 <= int(target) < classes:
+            raise ValueError(
+                f"target {int(target)} is out of range: fn has {classes} outputs, "
+                f"0 to {classes - 1}."
+            )
+        return jax.nn.one_hot(int(target), classes)
+    target = wide_enough(jnp.asarray(target))
     return jnp.where(known_labels(target, classes), jax.nn.one_hot(target, classes), jnp.nan)
 
 
@@ -155,6 +158,11 @@ def read(
     sizes = _gradient_sizes(ready, weights) if ready.mode.balanced else {}
     out, pullback, records = _tapped(ready, indices, sizes)
     slopes = [pullback(_seed(out, weights, *seed))[0] for seed in seeds]
+    if not is_concrete(weights):
+        # A traced target that is no class: where a ReLU is shut its NaN would come back as 0.
+        wrong = jnp.isnan(weights).any()
+        broken = lambda a: jnp.where(wrong, jnp.nan, a).astype(a.dtype)
+        slopes = [{i: both(broken, slope[i]) for i in indices} for slope in slopes]
     readings = {
         i: Reading(records[i][0], tuple(slope[i] for slope in slopes), layouts[i]) for i in indices
     }

@@ -58,6 +58,7 @@ def outputs(loop, body, init, reverse, x):
     return HEAD @ (first + jnp.tanh(ys.sum(0)) * 0 + ys[1] + 2 * ys[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("name", LOOPS)
 def test_scans_with_a_constant_start(x64, name, rule):
@@ -91,6 +92,7 @@ def test_places_in_a_peeled_loop_keep_their_numbers(x64, rule):
     np.testing.assert_allclose(np.stack(slices), at_input, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 def test_branches_with_constants(x64, rule):
     """The branch that is taken decides; a constant branch passes nothing on."""

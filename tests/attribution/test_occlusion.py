@@ -150,6 +150,7 @@ ARGV = ("--config", "occlusion:quick", "--config.limit=6", "--config.size=16",
         "--config.auxiliaries=('squeezenet1_1','resnet18')")  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["activation", "activation_pp", "gradient", "gradient_pp"])
 def test_the_protocol_on_known_networks(small_world, tmp_path, weights, capsys):
     """Every mask keeps the bright quarter only, so the auxiliary network is always right."""

@@ -71,6 +71,7 @@ def test_condition_for_the_mean_is_tight(dim):
         partial_net(dim, alpha=need * 0.99, beta=beta, **options)
 
 
+@pytest.mark.slow
 def test_mean_is_monotone_at_the_certified_alpha(x64):
     """No negative slope of the mean at random weights, at the smallest certified alpha."""
     alpha = 2.0 * (np.sqrt(3) - 1) / 2 * (1 + 1e-12)

@@ -37,6 +37,7 @@ def potential(tau=1.0):
     return ScaledICNN(ICNNPotential(softplus(tau)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["softplus", "elu", "squared_relu"])
 @pytest.mark.parametrize("widths, activate_output", [((5, 4), True), ((5, 4), False), ((), True)])
 def test_one_pass_equals_automatic_differentiation(x64, activation, widths, activate_output):

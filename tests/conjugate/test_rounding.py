@@ -28,6 +28,7 @@ FUNCTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("dim", [1, 3, 20])
 def test_rounding_is_of_the_size_of_the_error(name, dim):

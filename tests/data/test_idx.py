@@ -70,6 +70,7 @@ WHOLE = content(np.arange(12).reshape(3, 4))
         (WHOLE[:-1], "has 11 values where its header tells of 12"),
         (WHOLE + b"\0", "has 13 values where its header tells of 12"),
         (bytes([0, 0, 8, 4]) + b"\xff" * 16 + b"\0", "has 1 values"),  # more than an int64 counts
+        (bytes([0, 0, 8, 4]) + b"\0" * 4 + b"\xff" * 12, "has 0 values where"),
     ],
 )
 @pytest.mark.parametrize("packed", [True, False])
@@ -80,7 +81,9 @@ def test_other_and_damaged_files(tmp_path, found, message, packed):
         read_idx(path)
 
 
-@pytest.mark.parametrize("damage", [lambda c: c[:-9], lambda c: b"PK" + c[2:], lambda c: c[:30]])
+@pytest.mark.parametrize(
+    "damage", [lambda c: c[:-9], lambda c: c[:2] + b"PK" + c[4:], lambda c: c[:30]]
+)
 def test_damaged_archives(tmp_path, damage):
     path = tmp_path / "file.gz"
     path.write_bytes(damage(gzip.compress(content(np.arange(2000).reshape(40, 50) % 251))))
@@ -103,6 +106,25 @@ def test_parts_that_do_not_fit(tmp_path, images, labels, message):
     write(tmp_path, splits)
     with pytest.raises(ValueError, match=message):
         mnist(tmp_path, source="idx")
+
+
+def test_the_two_sets_are_told_apart(data_dir, tmp_path, monkeypatch):
+    """Their files have the same names; the test labels are the sets' own."""
+    data = fashion_mnist(data_dir)
+    write(tmp_path, {"train": (data.x_train[:9], data.y_train[:9]), "t10k": data[2:]}, packed=False)
+    assert len(fashion_mnist(tmp_path, source="idx").x_test) == 10000
+    with pytest.raises(ValueError, match="holds fashion_mnist, not mnist"):
+        mnist(tmp_path, source="idx")
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    assert len(fashion_mnist(f"~/{tmp_path.name}", source="idx").x_train) == 9
+
+
+def test_the_content_says_whether_it_is_packed(tmp_path):
+    values = np.arange(6).reshape(2, 3)
+    (tmp_path / "a.gz").write_bytes(content(values))
+    (tmp_path / "b").write_bytes(gzip.compress(content(values)))
+    for name in ("a.gz", "b"):
+        np.testing.assert_array_equal(read_idx(tmp_path / name), values)
 
 
 def test_the_published_files_are_those_of_the_others(data_dir, tmp_path):

@@ -11,6 +11,7 @@ from monojax.layers.bilipnet import BiLipNet, MonLipDense
 KEY = jax.random.key(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("d", "units"), [(1, (8, 8)), (4, (6, 5, 3)), (6, (2, 2))])
 def test_monlip_is_monotone_and_lipschitz(d, units):
     """||J - (mu+nu)/2|| <= (nu-mu)/2, which gives both constants; also with fewer units than d."""

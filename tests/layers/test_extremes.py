@@ -135,6 +135,7 @@ def test_scales_are_those_of_the_formulas(x64):
     np.testing.assert_allclose(conv, np.asarray(conv_scale)[:, None] * taps, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("psi", [0.0, 8.0, -8.0, 10.0, 100.0])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_sandwich_keeps_its_bound_at_every_psi(psi, dtype):

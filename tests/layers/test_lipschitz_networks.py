@@ -74,6 +74,7 @@ def test_transforms_and_dtypes(layer, x64):
     np.testing.assert_allclose(by_l, (near[1] - near[0]) / 2e-5, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", list(NETWORKS))
 def test_gradients_match_differences(layer, x64):
     """Along a random direction of all parameters; 1e-6: central differences at 1e-6."""

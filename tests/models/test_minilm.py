@@ -235,6 +235,7 @@ def test_a_text_that_tokenises_to_nothing_is_refused(tiny_folder, text):
             ask()
 
 
+@pytest.mark.slow
 def test_encoder_keeps_the_order_and_warns_of_truncation(tiny_folder, monkeypatch):
     module, variables = small()
     monkeypatch.setattr("monojax.models.minilm_text.load_minilm", lambda *_: (module, variables))

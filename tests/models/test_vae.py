@@ -157,6 +157,9 @@ def test_pairs_that_differ_in_no_latent():
     ):
         with pytest.raises(ValueError, match=message):
             share_posteriors(pair, pair, np.asarray(changed))
+    alone = jnp.asarray([1, 1])  # concrete, also where it is closed over
+    whole = jax.jit(lambda a: share_posteriors(a, pair, alone)[0].mean)(pair)
+    np.testing.assert_array_equal(whole, share_posteriors(pair, pair, 1)[0].mean)
     for wrong in (-1, 3):  # traced, it cannot raise: that pair is NaN, the other is not
         first, second = jax.jit(share_posteriors)(pair, pair, jnp.asarray([1, wrong]))
         for mean in (np.asarray(first.mean), np.asarray(second.mean)):

@@ -36,6 +36,7 @@ STEEP = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WIDE)
 def test_dc_means_dc_everywhere(x64, name):
     """g and h rise in p and n, and lie below their chords, near the bend and far from it."""

@@ -218,6 +218,7 @@ def test_a_gated_unit_holds_its_gate_in_either_order(x64, freeze, swapped):
     np.testing.assert_allclose(pair.g - pair.h, fn(x), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_gradients_without_freeze_are_the_ordinary_ones(x64):
     """The methods that need no split work on any function."""
     fn, _, _, x = vit64()

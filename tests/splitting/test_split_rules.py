@@ -131,7 +131,11 @@ ALL = {**{k: (f, "dc") for k, f in DC.items()}, **{k: (f, "exact") for k, f in E
 ALL |= {k: (f, "local") for k, f in LOCAL.items()}
 
 
-@pytest.mark.parametrize("name", ALL)
+# Every third by README's command, all by .ci/run.
+SHARED = [pytest.param(n, marks=[pytest.mark.slow] if i % 3 else []) for i, n in enumerate(ALL)]
+
+
+@pytest.mark.parametrize("name", SHARED)
 def test_exact_and_of_the_kind_it_claims(x64, name):
     """g - h = fn at 200 pairs; where it claims "dc", no midpoint above a chord, no fall."""
     fn, kind = ALL[name]

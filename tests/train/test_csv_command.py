@@ -92,6 +92,7 @@ north,3,,x
 """
 
 
+@pytest.mark.slow
 def test_new_rows_are_scored_or_the_reason_is_told(done, capsys):
     place, _ = done
     code, found = predicted(place, NEW.encode(), "new", capsys)
@@ -115,6 +116,7 @@ def test_new_rows_are_scored_or_the_reason_is_told(done, capsys):
     assert code == 0 and other[1][4].replace(",", ".") == value[0]
 
 
+@pytest.mark.slow
 def test_new_files_that_cannot_be_scored(done, capsys):
     place, _ = done
     code, error = predicted(place, b"place,aged,size\nnorth,1,2\n", "lacks", capsys)

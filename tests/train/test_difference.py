@@ -139,6 +139,7 @@ def test_shares_by_hand():
     assert found["absent other class"].ravel().tolist() == [1.0, 0.0]  # the only class there is
 
 
+@pytest.mark.slow
 def test_maps_are_the_positive_part_of_the_slopes():
     net, params = make("convex", inverted=True)
     images = np.random.default_rng(0).random((3, 4), np.float32)

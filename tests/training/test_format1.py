@@ -61,7 +61,11 @@ def predict(module, variables, inputs):
     return np.asarray(y[0] if isinstance(y, tuple) else y)
 
 
-@pytest.mark.parametrize("name", NAMES)
+# Every third by README's command, all by .ci/run.
+SHARED = [pytest.param(n, marks=[pytest.mark.slow] if i % 3 else []) for i, n in enumerate(NAMES)]
+
+
+@pytest.mark.parametrize("name", SHARED)
 def test_old_folders_predict_what_they_did(folders, name):
     module, variables = mj.load(folders / name)
     with np.load(folders / f"{name}.npz") as stored:

@@ -211,7 +211,7 @@ def sweep(
         f"Against alpha: {title}, {images} images of {_DATA.get(data, data)}, "
         f"{config.sweep.samples} sensitivity samples",
     )
-    figure, axes = pyplot.subplots(1, len(keys), figsize=(13, 3))
+    figure, axes = pyplot.subplots(1, len(keys), figsize=(13, 3.3), layout="constrained")
     numbers = [i for i, alpha in enumerate(config.sweep.alphas) if alpha != BALANCED]
     alphas = [config.sweep.alphas[i] for i in numbers]
     for at, (curve, rows) in enumerate(curves.items()):
@@ -229,9 +229,9 @@ def sweep(
             table.add(label, shown(alpha).removeprefix("alpha "), *cells)
     for axis, key in zip(axes, keys, strict=True):
         axis.set(title=MEASURES[key][0], xlabel="alpha")
-    axes[0].legend(fontsize=7)
+    handles = axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     figure.suptitle(f"{title}: 0 is the raw stream gradient, 0.5 half the gradient", fontsize=9)
-    figure.tight_layout()
     figure.savefig(Path(workdir) / f"{name}.png", dpi=120)
     pyplot.close(figure)
     _write(table, config, workdir, name, "")
