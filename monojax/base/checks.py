@@ -210,6 +210,26 @@ def check_labels(labels: Any, num: int, num_outputs: int) -> jax.Array:
     return wide_enough(labels)
 
 
+def check_places(values: Any, count: int, what: str) -> None:
+    """That integers, where they are concrete, are places in something of that length.
+
+    Args:
+      values: integers of any shape.
+      count: the length.
+      what: how the message begins, such as "ids must lie in".
+
+    Raises:
+      ValueError: on a concrete value below 0, or of ``count`` or more.
+    """
+    if not is_concrete(values) or not np.size(values):
+        return
+    found = np.asarray(values)
+    if found.min() < 0 or found.max() >= count:
+        raise ValueError(
+            f"{what} 0 to {count - 1}, got values from {found.min()} to {found.max()}."
+        )
+
+
 def check_box(
     low: Any, high: Any, width: int | None = None, dtype: Any = None
 ) -> tuple[jax.Array, jax.Array]:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from monojax.base.checks import is_concrete, known
+from monojax.base.checks import check_places, known
 
 OPERATIONS = (
     "Identity",
@@ -99,13 +99,7 @@ def apply_operations(images: jax.Array, operation: jax.Array, strength: jax.Arra
       ValueError: on another shape or type, or a concrete operation that is none.
     """
     images = _check(images)
-    if is_concrete(operation) and np.size(operation):
-        found = np.asarray(operation)
-        if found.min() < 0 or found.max() >= len(OPERATIONS):
-            raise ValueError(
-                f"operation must be places in OPERATIONS, 0 to {len(OPERATIONS) - 1}, got values "
-                f"from {found.min()} to {found.max()}."
-            )
+    check_places(operation, len(OPERATIONS), "operation must be places in OPERATIONS,")
     operation, strength = jnp.asarray(operation), jnp.asarray(strength, jnp.float32)
     is_any = lambda *names: (operation[:, None] == np.array([[_OF[n] for n in names]])).any(axis=1)
     pick = lambda chosen, new, old: jnp.where(chosen[:, None, None, None], new, old)

@@ -13,8 +13,6 @@ PathLike = str | os.PathLike[str]
 
 SPLITS = ("train", "t10k")
 """How the names of the files of the two parts begin."""
-
-
 MOST = 2**31 - 1
 """Values that an axis may have: the format's lengths are signed."""
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from monojax.base.checks import is_concrete
+from monojax.base.checks import check_places
 from monojax.base.labels import known_labels
 from monojax.base.tags import tag
 from monojax.models.pretrained import Entry, convert
@@ -99,12 +99,7 @@ class MiniLM(nn.Module):
         """
         if ids.ndim != 2 or ids.shape[1] > MAX_LENGTH:
             raise ValueError(f"ids must be [b, t] with t <= {MAX_LENGTH}, got {ids.shape}.")
-        if is_concrete(ids) and ids.size:
-            low, high = np.asarray(ids).min(), np.asarray(ids).max()
-            if low < 0 or high >= self.vocabulary:
-                raise ValueError(
-                    f"ids must lie in 0 to {self.vocabulary - 1}, got values from {low} to {high}."
-                )
+        check_places(ids, self.vocabulary, "ids must lie in")
         positions = jnp.arange(ids.shape[1])[None]
         # A negative one would count from the vocabulary's end.
         ids = jnp.where(known_labels(ids, self.vocabulary), ids, self.vocabulary)

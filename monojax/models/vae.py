@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from monojax.base.checks import check_width, check_widths, is_concrete, one_of
+from monojax.base.checks import check_places, check_width, check_widths, one_of
 from monojax.base.labels import known_labels, wide_enough
 from monojax.layers.strided import DoublingConv, HalvingConv
 
@@ -230,13 +230,7 @@ def share_posteriors(a: Posterior, b: Posterior, changed: jax.Array) -> tuple[Po
             f"changed must name one latent of every pair, integers of shape {a.mean.shape[:-1]}, "
             f"got {changed.dtype} of shape {changed.shape}."
         )
-    if is_concrete(changed) and changed.size:
-        found = np.asarray(changed)
-        low, high = found.min(), found.max()
-        if low < 0 or high >= latents:
-            raise ValueError(
-                f"changed must be latents from 0 to {latents - 1}, got values from {low} to {high}."
-            )
+    check_places(changed, latents, "changed must be latents from")
     changed = wide_enough(jnp.asarray(changed))[..., None]
     own = changed == jnp.arange(latents).reshape((1,) * (changed.ndim - 1) + (-1,))
     mean = jnp.where(known_labels(changed, latents), (a.mean + b.mean) / 2, jnp.nan)

@@ -114,8 +114,6 @@ def test_labels_on_two_devices_of_features_on_both():
     from jax.sharding import Mesh
     from jax.sharding import PartitionSpec as P
 
-    if len(jax.devices()) < 2:
-        pytest.skip("one device: XLA_FLAGS=--xla_force_host_platform_device_count=8 gives more")
     mesh = Mesh(np.asarray(jax.devices()[:2]), ("b",))
     split = lambda f: jax.jit(jax.shard_map(f, mesh=mesh, in_specs=(P(), P("b")), out_specs=P("b")))
     fn = lambda x: jnp.stack([-x[0], x[0] + x[1]])
